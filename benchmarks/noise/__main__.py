@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.noise.data import TASKS, load
-from benchmarks.noise.methods import METHODS, NEEDS
+from benchmarks.noise.methods import CORRECTED, METHODS, NEEDS
 from benchmarks.noise.table import summarise, table
 from frugalkd.errors import FolderBusy
 from frugalkd.files.lock import Lock
@@ -97,8 +97,8 @@ def run(job: Job, folder: Path) -> None:
     seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     if scores:
         np.savez(folder / "scores.npz", wrong=noisy.wrong, **scores)  # pyright: ignore
-    wrong = float(noisy.wrong.mean())
-    write_json(folder / RESULT, {**vars(job), "wrong": wrong, "seconds": seconds, **notes})
+    about = {**vars(job), "rows": len(noisy.wrong), "wrong": float(noisy.wrong.mean())}
+    write_json(folder / RESULT, {**about, "seconds": seconds, **notes})
     print(f"{job.name}: {seconds['cpu']:.0f} CPU seconds, {seconds['wall']:.0f} s", flush=True)
 
 
@@ -110,7 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", default="fashion-mnist", choices=list(TASKS))
     parser.add_argument("--rows", type=int, default=20_000, help="the first rows")
     parser.add_argument("--noise", default="none,symmetric-0.2,symmetric-0.4,next-class-0.2")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    usual = [name for name in METHODS if name not in CORRECTED]
+    parser.add_argument("--methods", default=",".join(usual))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -278,23 +278,26 @@ def student_gate(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
 
 
 def _corrected(
-    task: Task, noisy: Noisy, seed: int, change: Callable[[Ledger], Samples | None]
+    task: Task, noisy: Noisy, seed: int, change: Callable[[Ledger], Samples] | None = None
 ) -> Found:
-    """A training on what ``change`` makes of the data by the ledger of an audit (None: on the data
-    as they are), and its macro F1 on the test data."""
+    """A training on what ``change`` makes of the data by the ledger of an audit, which is part of
+    its cost, and its macro F1 on the test data."""
     from sklearn.metrics import f1_score
 
-    changed = change(_train(task, noisy.train, seed, GATE).ledger)
-    data = noisy.train if changed is None else changed
+    data, cost = noisy.train, 0.0
+    if change is not None:
+        audit = _train(task, noisy.train, seed, GATE)
+        data, cost = change(audit.ledger), _cost(audit)
     run = _train(task, data, seed, All(), eval_dataset=noisy.test)
+    cost += _cost(run) * len(data) / len(noisy.train)
     predicted = predict(run.model, noisy.test)[0].argmax(axis=1)
     f1 = float(f1_score(noisy.test.labels.numpy(), predicted, average="macro"))
-    return {}, {"f1": f1, "named": NAMED, "evaluation": run.evaluation, "cost": _cost(run)}
+    return {}, {"f1": f1, "named": NAMED, "evaluation": run.evaluation, "cost": cost}
 
 
 def untouched(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
     """A training on the data as they are."""
-    return _corrected(task, noisy, seed, lambda ledger: None)
+    return _corrected(task, noisy, seed)
 
 
 def removed(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
@@ -345,6 +348,9 @@ METHODS: dict[str, Callable[[Task, Noisy, int, Path], Found]] = {
     "relabelled": relabelled,
     "removed-at-random": removed_at_random,
 }
+
+CORRECTED = ("untouched", "removed", "relabelled", "removed-at-random")
+"""Methods for data whose own labels are partly wrong."""
 
 NEEDS = {"student-cleanlab": "cleanlab"}
 """Methods that read what another one left."""

@@ -46,7 +46,8 @@ for name in PACKAGES:
     pytest.importorskip(name, reason="needs the extra lightning")
 pl: Any = importlib.import_module(PACKAGES[0])
 
-from frugalkd.integrations._frugal import torchs_start_method  # noqa: E402
+from frugalkd.data import Augmentation, ImageData  # noqa: E402
+from frugalkd.integrations._frugal import _has_views, torchs_start_method  # noqa: E402
 from frugalkd.integrations.lightning import FrugalCallback, FrugalLoader  # noqa: E402
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 3, 3, 4
@@ -431,6 +432,14 @@ class Shifted(TensorDataset):
     def view(self, id, view):
         x, y = self[id]
         return x + view, y
+
+
+def test_a_store_of_pictures_that_are_the_same_says_nothing(tmp_path):
+    pixels = torch.randint(256, (ROWS, 1, 2, 3), dtype=torch.uint8)
+    labels, names = torch.arange(ROWS) % CLASSES, tuple("abcd"[:CLASSES])
+    plain = ImageData(pixels, labels, names, mean=(0.5,), std=(0.5,))
+    for data, several in ((plain, False), (plain.with_augmentation(Augmentation(crop=1)), True)):
+        assert _has_views(data) is several
 
 
 def test_a_store_of_views_says_that_it_keeps_one(tmp_path):

@@ -373,7 +373,7 @@ def test_a_checkpoint_of_another_training_is_refused(texts, tmp_path):
     ("first", "other", "names"),
     [
         ({"cost": 0.5}, {"cost": 0.25}, "other cost"),
-        ({"weights": np.arange(1.0, ROWS + 1)}, {"weights": np.ones(ROWS)}, "other weights"),
+        ({"weights": [*range(1, ROWS + 1)]}, {"weights": np.ones(ROWS)}, "other weights"),
     ],
 )
 def test_another_cost_or_other_weights_do_not_resume(first, other, names, texts, tmp_path):

@@ -87,6 +87,14 @@ def test_only_active_samples_are_shared_out():
     assert active[1:] == [12, 5, 3]
 
 
+def test_the_last_epoch_of_a_cost_is_balanced_too():
+    """A cost of 1.4 of four epochs: 60 samples, and then 24."""
+    first, last = planned(SelfRegulation(cost=0.35, budget_rule="class-balanced"), epochs=4)
+    assert len(first) == 60
+    assert len(last) == 24
+    assert shares(last)[2:] == [5, 3]
+
+
 def test_data_without_a_list_of_labels_are_refused():
     data = TensorDataset(torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64))
     with pytest.raises(UnsupportedData, match="a plan that is balanced by class needs all lab"):

@@ -22,6 +22,7 @@ from frugalkd import (
 )
 from frugalkd.errors import (
     FrugalKDError,
+    NonFiniteLoss,
     SelectionMisuse,
     SettingError,
     Stopped,
@@ -30,6 +31,7 @@ from frugalkd.errors import (
 )
 from frugalkd.language import (
     CausalModel,
+    LiveTokens,
     StoredTokens,
     tiny_model,
     tiny_splits,
@@ -151,6 +153,14 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(corpus, stored, tmp_path):
     assert torch.equal(weights(whole.model), weights(again.model))
     assert same_columns(whole.ledger, again.ledger)
     assert again.meters.tokens_backpropagated == 2 * corpus.rows
+
+
+def test_a_teacher_whose_outputs_are_bad_is_named(corpus):
+    bad = LiveTokens(model(1, 2).eval(), corpus)
+    with torch.no_grad():
+        bad.teacher.base_model.norm.weight[0] = float("nan")
+    with pytest.raises(NonFiniteLoss, match="the teacher's output"):
+        distill(model(), corpus, teacher=bad, training=Training(epochs=1), device="cpu")
 
 
 def test_what_does_not_fit_is_refused(corpus, stored):

@@ -18,7 +18,13 @@ from torch.nn import functional as F
 
 from frugalkd import RunOptions, Sampling
 from frugalkd.data.labels import Noise, with_noise
-from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
+from frugalkd.errors import (
+    FrugalKDError,
+    FrugalKDWarning,
+    ModelError,
+    NonFiniteLoss,
+    Stopped,
+)
 from frugalkd.ledger.dynamics import COLUMNS as DYNAMICS
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD, CrossEntropy, FitNets, Objective
@@ -27,6 +33,7 @@ from frugalkd.policies.modes import MODES
 from frugalkd.selection import Epoch
 from frugalkd.selection.observer import Observer
 from frugalkd.teachers import StoredTargets
+from frugalkd.training import api
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.checkpoints import Checkpoints
 from frugalkd.training.settings import Checkpointing, Optimizer, Schedule, Training
@@ -1043,3 +1050,23 @@ def test_another_accelerator_changes_no_trainings_precision():
         assert forward(torch.zeros(2, 1, 6, 6)).dtype == torch.bfloat16
     finally:
         torch.set_autocast_dtype("cpu", default)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
+@pytest.mark.parametrize("where", ["flops_of_data", "teacher_flops"])
+def test_a_training_outlives_the_counting_of_its_operations(where, error, monkeypatch):
+    def fail(*given, **more):
+        raise error
+
+    monkeypatch.setattr(api, where, fail)
+    data = torch.utils.data.TensorDataset(torch.randn(12, 4), torch.arange(12) % 3)
+    with pytest.warns(FrugalKDWarning, match="not all operations are counted"):
+        run = distill(
+            nn.Linear(4, 3),
+            data,
+            teacher=nn.Linear(4, 3),
+            training=Training(epochs=1),
+            device="cpu",
+        )
+    assert run.history
+    assert ("student_forward" in run.meters.flops) == (where == "teacher_flops")

@@ -89,13 +89,16 @@ def print_line(console: Console, line: str) -> None:
 
 def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:
     """The measures of a model on held-out data, as facts."""
-    from frugalkd.experiments.runs.schema import MEASURES
+    from frugalkd.experiments.runs.schema import SHOWN_MEASURES
 
     facts = {
         words: percent(value, 2) if share else f"{value:.4g}"
-        for field, (words, share) in MEASURES.items()
+        for field, (words, share) in SHOWN_MEASURES.items()
         if (value := measured.get(field)) is not None
     }
+    if "perplexity" in measured:
+        facts["accuracy of the next token"] = facts.pop("accuracy")
+        facts["tokens"] = f"{measured['tokens']:,}"
     if "r2" in measured and measured["r2"] is None:
         facts = {"R2": "not defined: a target does not vary", **facts}
     first, value = next(iter(facts.items()), ("measures", "none, without the teacher"))

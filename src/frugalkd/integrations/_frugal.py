@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from frugalkd.data import Augmentation, Pictures, Samples
 from frugalkd.data.source import is_view_indexed
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDWarning, RankError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
+from frugalkd.language.corpus import Corpus
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD, Objective
 from frugalkd.policies import Sampling
@@ -83,7 +85,7 @@ class Frugal:
         live = LiveTeacher(self.teacher, forward)
         if self._store is None:
             return live
-        if is_view_indexed(dataset):
+        if _has_views(dataset):
             warnings.warn(
                 "store= keeps one view of each sample, so all epochs are trained on that of epoch "
                 "0: for more, fill a store before (StoredTargets.fill(..., views=8))",
@@ -185,6 +187,13 @@ def full_epoch(rows: int, batch: int, *, world: int, drop_last: bool, accumulati
     if world == 1:
         return batches_of(rows, batch, drop_last=drop_last)
     return rows // (world * batch * accumulation) * accumulation
+
+
+def _has_views(dataset: Any) -> bool:
+    """Whether a sample may be another one at each visit."""
+    if isinstance(dataset, Pictures):
+        return dataset.augmentation != Augmentation()
+    return not isinstance(dataset, Samples | Corpus) and is_view_indexed(dataset)
 
 
 class PlannedEpochs:

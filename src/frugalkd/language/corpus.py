@@ -57,8 +57,8 @@ class Corpus(Dataset[TokenBatch]):
     a batch needs it.
 
     A sample is a block. Its *rows* are the positions of it that carry a loss, in order; the rows of
-    all blocks have the numbers 0 .. ``rows`` - 1, which token stores use. A row is a token that is
-    learned, never the first one of a document or a block, which nothing before it predicts.
+    all blocks have the numbers 0 .. ``whole.rows`` - 1, which token stores use. A row is a token
+    that is learned, never the first one of a document or a block, which nothing before it predicts.
 
     Raises DataError: there is no corpus in ``folder``, or it is damaged.
     """
@@ -81,8 +81,21 @@ class Corpus(Dataset[TokenBatch]):
             self._arrays[name] = _mapped(self.folder / f"{name}.bin", kind, count)
         self.draw: tuple[float, int] = (1.0, 0)
         """The part of the rows that a visit learns, and the seed (:meth:`drawn`)."""
-        self.whole: Corpus = self
+        self._whole: Corpus | None = None
+
+    @property
+    def whole(self) -> Corpus:
         """The corpus of which all rows are learned."""
+        return self._whole or self
+
+    @property
+    def augmentation(self) -> str | None:
+        """What differs between the views of a block."""
+        return None if self.draw[0] == 1 else f"{self.draw[0]!r} of the rows are learned"
+
+    @property
+    def seed(self) -> int | None:
+        return None if self.draw[0] == 1 else self.draw[1]
 
     def drawn(self, part: float, seed: int = 0) -> Corpus:
         """The same blocks, of which each visit learns another ``part`` of the rows, in (0, 1]: of n
@@ -90,7 +103,10 @@ class Corpus(Dataset[TokenBatch]):
         learned is no row of a batch: it has no logits, no loss, and is not read from a store."""
         check_types(part=(part, float | int))
         check_bounds("in (0, 1]", part=part)
+        if part == 1:
+            return self.whole
         made = copy.copy(self)
+        made._whole = self.whole
         made.draw = (float(part), check_seed(seed))
         made.rows = int(made.row_counts(np.arange(len(self))).sum())
         return made
@@ -157,7 +173,7 @@ class Corpus(Dataset[TokenBatch]):
     def row_counts(self, ids: Any) -> Ids:
         """int64 (B,), rows of each of the blocks ``ids``. Raises IndexError."""
         begins, ends = self._spans("rows", ids)
-        return np.ceil((ends - begins) * self.draw[0]).astype(np.int64)
+        return np.ceil((ends - begins) * self.draw[0] - 1e-9).astype(np.int64)
 
     def _all_rows(self, ids: Any) -> tuple[Ids, Ids]:
         """The rows of the blocks, whether a visit learns them or not, and how many each has."""
@@ -177,17 +193,12 @@ class Corpus(Dataset[TokenBatch]):
 
     def digest(self) -> str:
         """SHA-256 (hex) of all tokens, of which are learned, and of documents and blocks, as they
-        were when the corpus was made (:meth:`verify`); with a draw, of that too."""
-        made = self._header["digest"]
-        return (
-            made
-            if self.draw[0] == 1
-            else hashlib.sha256(f"{made} {self.draw}".encode()).hexdigest()
-        )
+        were when the corpus was made (:meth:`verify`); a draw does not enter."""
+        return self._header["digest"]
 
     def verify(self) -> None:
         """Raises DataError unless the files are still those of :meth:`digest`. Reads all."""
-        if _digest(self._arrays) != self._header["digest"]:
+        if _digest(self._arrays) != self.digest():
             raise DataError(f"{self.folder} is damaged: delete it and tokenise again")
 
     def _spans(self, name: str, ids: Any) -> tuple[Ids, Ids]:

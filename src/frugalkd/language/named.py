@@ -112,8 +112,10 @@ def tokenizer_of(name: str | None, options: dict[str, Any]) -> Any:
 
 def fetched(name: str | None, options: dict[str, Any], root: StrPath | None = None) -> list[str]:
     """What data or a model of this ``name`` would fetch from a network."""
-    found, path, tokenizer = [], options.get("path"), options.get("tokenizer")
-    if name is None or (isinstance(path, str) and os.path.isfile(path)):
+    if name is None:
+        return []
+    found, path, tokenizer = [], options.get("path") or None, options.get("tokenizer") or None
+    if isinstance(path, str) and os.path.isfile(path):
         path = None
     if isinstance(path, str) and name in (*CORPORA, "hugging-face"):
         local = name in CORPORA and (

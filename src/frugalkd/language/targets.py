@@ -29,6 +29,7 @@ from frugalkd.language.encodings import (
 )
 from frugalkd.language.models import CausalModel, project
 from frugalkd.models.identity import differences, identity, inference_mode, this_torch
+from frugalkd.outputs.tokens import IGNORED
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import autocast, check_device
 from frugalkd.runtime.failures import blame, memory_for
@@ -77,6 +78,9 @@ class LiveRows:
 class _Tokens(Targets):
     """Of the rows of the blocks of a ``corpus``."""
 
+    by_rows = True
+    """Whether rows are found by their numbers, and not in the batch."""
+
     def __init__(self, corpus: Corpus):
         check_types(corpus=(corpus, Corpus))
         self.corpus = corpus
@@ -87,9 +91,9 @@ class _Tokens(Targets):
 
     def check(self, dataset: Dataset) -> None:
         own = self.corpus
-        if not isinstance(dataset, Corpus) or dataset.whole.digest() != own.whole.digest():
+        if not isinstance(dataset, Corpus) or dataset.digest() != own.digest():
             raise TargetsError(f"these soft targets belong to another corpus, {own.folder}")
-        if dataset.draw != own.draw:
+        if self.by_rows and dataset.draw != own.draw:
             raise TargetsError(
                 "these soft targets are of other rows than the training's: give them the corpus "
                 "that is trained on, drawn as it is"
@@ -111,7 +115,7 @@ class LiveTokens(_Tokens):
         ModelError, TargetsError: as :class:`CausalModel`, and its ``check``.
     """
 
-    phase, own_forward = "teacher", False
+    phase, own_forward, by_rows = "teacher", False, False
 
     def __init__(
         self,
@@ -132,7 +136,7 @@ class LiveTokens(_Tokens):
     def about(self) -> dict[str, str]:
         """What decides its outputs, by name; computed at each access, from all weights."""
         about = {**identity(self.model.model), "precision": self.precision}
-        digest = self.corpus.whole.digest()
+        digest = self.corpus.digest()
         return {**about, TOKENS: digest, **this_torch()}
 
     @property
@@ -150,6 +154,13 @@ class LiveTokens(_Tokens):
         """The last hidden states of the rows of a batch; not counted as a query."""
         with inference_mode(self.teacher), self.autocast():
             return self.model.exact_states(data)
+
+    def bad_rows(self, data: Any, rows: int) -> NDArray[np.bool_]:
+        """Which of the blocks of a batch have a state that is not finite."""
+        bad = ~torch.isfinite(self.run(data)).all(dim=1)
+        found = np.zeros(rows, dtype=bool)
+        found[torch.nonzero(data["labels"][:, 1:] != IGNORED)[:, 0][bad].cpu().numpy()] = True
+        return found
 
     def fetch(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, ids: Ids, views: Ids, data: Any
@@ -199,7 +210,7 @@ class StoredTokens(_Tokens):
         self.temperature = header.encoding.temperature
         self.knows_top, self.keeps = header.encoding.knows_top, header.encoding.keeps
         self._encoding = _of_tokens(header.encoding)
-        if differences(self.about, {TOKENS: corpus.whole.digest()}, str(folder)):
+        if differences(self.about, {TOKENS: corpus.digest()}, str(folder)):
             raise TargetsError(
                 f"{folder} belongs to another corpus than {corpus.folder}, whose {TOKENS} differ "
                 "(another text, chat template, tokenizer or length of blocks): fill it again"

@@ -41,24 +41,28 @@ def flops_per_row(
     model that it cannot count gives a FrugalKDWarning, and counts 0: its training is over by then.
     """
     counted = {"forward": 0.0, "backward": 0.0}
-    try:
-        with _probe(model) as probe, torch.enable_grad():
-            with FlopCounterMode(display=False) as counter, precision():
-                logits = call(probe, inputs)
-            counted["forward"] = counter.get_total_flops() / rows
-            if backward:
-                with FlopCounterMode(display=False) as counter:
-                    logits.float().sum().backward()
-                counted["backward"] = counter.get_total_flops() / rows
-    except Exception as error:
-        if isinstance(error, FrugalKDError):
-            raise
-        warnings.warn(
-            f"not all operations of this {type(model).__name__} are counted ({reason(error)})",
-            FrugalKDWarning,
-            stacklevel=2,
-        )
+    what = f"not all operations of this {type(model).__name__} are counted"
+    with or_warned(what), _probe(model) as probe, torch.enable_grad():
+        with FlopCounterMode(display=False) as counter, precision():
+            logits = call(probe, inputs)
+        counted["forward"] = counter.get_total_flops() / rows
+        if backward:
+            with FlopCounterMode(display=False) as counter:
+                logits.float().sum().backward()
+            counted["backward"] = counter.get_total_flops() / rows
     return counted
+
+
+@contextmanager
+def or_warned(what: str) -> Iterator[None]:
+    """An error while operations are counted, out of memory too, is a FrugalKDWarning: the training
+    is over by then."""
+    try:
+        yield
+    except FrugalKDError:
+        raise
+    except Exception as error:
+        warnings.warn(f"{what} ({reason(error)})", FrugalKDWarning, stacklevel=3)
 
 
 @contextmanager

@@ -68,8 +68,8 @@ class SelfRegulation(Policy):
             left in the end.
         budget_rule: which active samples a budget keeps: the ``"least-confident"``, a ``"random"``
             draw, or a ``"class-balanced"`` one, as many of each class as far as it has active
-            ones, for classes of very different sizes (the data have to list their labels). What the
-            rest of a ``cost`` cannot pay for is left out at random.
+            ones, for classes of very different sizes (the data have to list their labels). Under a
+            ``cost``, which cuts the last epoch alone, ``"least-confident"`` is a random draw, too.
         budget_schedule: how a budget is spent: ``"even"``, as many samples in every epoch; or
             ``"early"``, as the gate itself spends: while there is much to learn all active samples
             are used, as long as half of an even epoch is left for each epoch to come.

@@ -424,7 +424,7 @@ def explained(
         what, advice = "the data set's input", "clean or leave out these samples"
         return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
     for name, live in ({} if targets is None else targets.live_teachers).items():
-        bad = _non_finite(live.run(batch), len(ids))
+        bad = live.bad_rows(batch, len(ids))
         if bad.any():
             whose = "the teacher" if name == "teacher" else name
             what, advice = f"{whose}'s output", "check the teacher, or run it in fp32"

@@ -109,6 +109,10 @@ class ModelTeacher(Targets):
             logits = self.fetch(ids, views, data)
         return logits, taps.take()
 
+    def bad_rows(self, data: Any, rows: int) -> NDArray[np.bool_]:
+        """Which of the rows of a batch the teacher gives an output that is not finite."""
+        return ~torch.isfinite(self.run(data)).flatten(1).all(dim=1).cpu().numpy()
+
     def run(self, data: Any, ids: Ids | None = None) -> Tensor:
         """The teacher's logits float32 for a batch (of the samples ``ids``), in eval mode; not
         counted as a query. Raises ModelError."""

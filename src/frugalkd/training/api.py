@@ -30,7 +30,7 @@ from frugalkd.language.criterion import TokenCriterion, check_held_out_corpus, t
 from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.loss import check_token_objective
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.models.flops import flops_of_call, flops_of_data
+from frugalkd.models.flops import flops_of_call, flops_of_data, or_warned
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.objectives.criterion import bind
@@ -292,23 +292,25 @@ def distill(
     meters = done.meters
 
     def flops() -> dict[str, float]:
-        precision = partial(autocast, student, training.precision)
-        row = flops_of_data(student, dataset, device_of(student), collate_fn, precision)
-        counted = {
-            "student_forward": row["forward"] * meters.student_forwards,
-            "student_backward": row["backward"] * meters.samples_backpropagated,
-        }
-        if live:
-            counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
+        counted: dict[str, float] = {}
+        with or_warned("not all operations are counted"):
+            count(counted)
         return counted
 
+    def count(counted: dict[str, float]) -> None:
+        precision = partial(autocast, student, training.precision)
+        row = flops_of_data(student, dataset, device_of(student), collate_fn, precision)
+        counted["student_forward"] = row["forward"] * meters.student_forwards
+        counted["student_backward"] = row["backward"] * meters.samples_backpropagated
+        if live:
+            counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
+        if len(criterion.parts) or criterion.features:
+            rows = min(training.batch_size, len(selection.pool))
+            per_row = criterion.flops_per_row(rows, classes, accelerator.device)
+            for way, each in per_row.items():
+                counted[f"objective_{way}"] = each * meters.samples_backpropagated
+
     meters.flops = ranks.from_first(flops)
-    if len(criterion.parts) or criterion.features:
-        rows = min(training.batch_size, len(selection.pool))
-        per_row = criterion.flops_per_row(rows, classes, accelerator.device)
-        meters.flops |= {
-            f"objective_{way}": per_row[way] * meters.samples_backpropagated for way in per_row
-        }
     return done
 
 

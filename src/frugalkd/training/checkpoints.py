@@ -136,7 +136,9 @@ def describe_choice(
     if targets is not None:
         about["soft targets"] = f"views {targets.views}, temperature {targets.temperature}"
     arrays = {"weights": weights_of(sampling, dataset), "scores": sampling.scores}
-    for name, values in arrays.items():
+    for name, given in arrays.items():
+        kind = np.float32 if name == "weights" else np.float64
+        values = None if given is None else np.ascontiguousarray(given, dtype=kind)
         about[name] = "none" if values is None else hashlib.sha256(values.tobytes()).hexdigest()
     return _without_addresses(about)
 

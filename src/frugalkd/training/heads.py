@@ -99,7 +99,7 @@ def train_head(
         on_progress=_of(run, "features"),
     )
     spent = time.perf_counter() - started
-    learner = copy.deepcopy(head).requires_grad_(True)
+    learner = copy.deepcopy(head).cpu().requires_grad_(True)  # where its draws are
     if reset_head:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

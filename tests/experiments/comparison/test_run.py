@@ -532,6 +532,8 @@ def test_a_missing_tracker_is_named_before_any_run(workers, tiny, tmp_path, monk
         ({"accuracy": 0.3}, True),
         ({"accuracy": 0.6}, False),
         ({"r2": -0.1}, True),
+        ({"entropy_saved": 0.0, "accuracy": 0.1}, True),
+        ({"entropy_saved": 0.1, "accuracy": 0.1}, False),
         ({"macro_f1": 0.3}, False),
         ({"mean_cosine_distance": 0.9}, False),
     ],

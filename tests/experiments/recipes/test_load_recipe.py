@@ -269,6 +269,10 @@ def test_what_would_be_fetched_is_listed(tmp_path):
         "the pretrained weights of timm/resnet10t",
         "the model a/b",
     ]
+    own = {"path": "mine:make", "options": {"tokenizer": "my-bpe", "path": "a/b"}}
+    assert "my-bpe" not in " ".join(fetched_names(override(recipe, {"data": own})))
+    tiny = override(load_recipe("tiny-lm"), {"data.options.tokenizer": ""})
+    assert fetched_names(tiny) == []
     here = {"name": "hugging-face", "options": {"path": str(tmp_path / "here")}}
     assert "the data set" not in " ".join(fetched_names(override(recipe, {"data": here})))
     for odd in ("\0", "a" * 5000, "__main__/x", "/no/such/file.parquet"):

@@ -165,6 +165,13 @@ def digest(recipe, teacher=None):
     return run_digest("distill", recipe, teacher)
 
 
+def test_the_precision_of_a_folder_without_results_is_the_recipes(teacher):
+    half = override(kinds_recipe(), {"teacher.training.precision": "bf16"})
+    assert digest(kinds_recipe(), teacher) == digest(half, teacher)
+    (teacher / "results.json").unlink()
+    assert digest(kinds_recipe(), teacher) != digest(half, teacher)
+
+
 def test_training_dynamics_decide_a_ledger_and_not_a_student():
     recipe = kinds_recipe()
 

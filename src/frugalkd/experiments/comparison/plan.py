@@ -68,12 +68,12 @@ class JobResult:
 
     @property
     def collapsed(self) -> bool:
-        """Failed, or at most 1.5 times as accurate as chance; of values no better than their mean.
-        Other measures have no such limit."""
+        """Failed, or at most 1.5 times as accurate as chance; of values no better than their mean,
+        of tokens no better than equal probabilities. Other measures have no such limit."""
         if self.error is not None:
             return True
         accuracy = self.accuracy
-        if self.measure == "R2":
+        if self.measure in ("R2", "entropy saved"):
             return accuracy is not None and accuracy <= 0
         if self.measure != "accuracy" or not self.classes:
             return False

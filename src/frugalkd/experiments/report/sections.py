@@ -42,7 +42,7 @@ from frugalkd.experiments.report.headline import (
     run_headline,
 )
 from frugalkd.experiments.runs.schema import (
-    MEASURES,
+    SHOWN_MEASURES,
     ArmRecord,
     Comparison,
     FeaturesNote,
@@ -356,7 +356,7 @@ def run_numbers(run: RunRecord) -> Table:
     meters, measured, fractions = run.meters, run.evaluation, {}
     rows: list[Row] = [
         [words, fraction(value) if share else amount(value, 4)]
-        for field, (words, share) in MEASURES.items()
+        for field, (words, share) in SHOWN_MEASURES.items()
         if (value := getattr(measured, field, None)) is not None
     ]
     if run.teacher is not None and run.teacher.evaluation is not None:

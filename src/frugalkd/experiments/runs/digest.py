@@ -30,9 +30,8 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None, ledger: Path | N
     taught: dict[str, Any] = {}
     if teacher is not None:
         taught = teacher_files(teacher)
-        if kind == "distill" and "precision" not in taught:  # it runs as the recipe says
-            training = recipe.teacher.training
-            taught["precision"] = training.precision, training.channels_last
+        if kind == "distill":
+            taught.setdefault("precision", _said(recipe))
     elif kind == "distill":
         taught = pretrained(recipe)
     if ledger is not None:
@@ -67,7 +66,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         if gate and gate.get("label_noise") in ("off", 0):  # YAML reads off as false
             del gate["label_noise"]
     for one in (student["teachers"] or {"of": {}})["of"].values():
-        _resolve_teacher(one)
+        _resolve_teacher(one, _said(recipe))
     if student["positions"] == 1:
         del student["positions"]
     student["targets"].pop("folder")  # the other fields determine its content
@@ -105,12 +104,19 @@ def resolve_model(model: dict[str, Any]) -> None:
         model["libraries"] = built_by
 
 
-def _resolve_teacher(one: dict[str, Any]) -> None:
+def _said(recipe: Recipe) -> tuple[str, bool]:
+    """How a teacher runs whose folder does not say how it was trained."""
+    return recipe.teacher.training.precision, recipe.teacher.training.channels_last
+
+
+def _resolve_teacher(one: dict[str, Any], said: tuple[str, bool]) -> None:
     """In place of the paths of one of several teachers what their files hold."""
     if one["folder"] is not None:
-        one["folder"] = taught_by(Path(one["folder"]))
-    if one["weights"] is not None and Path(one["weights"]).is_file():
-        one["weights"] = _weights(Path(one["weights"]))
+        one["folder"] = {"precision": said, **taught_by(Path(one["folder"]))}
+    if one["weights"] is not None:
+        one["precision"] = said
+        if Path(one["weights"]).is_file():
+            one["weights"] = _weights(Path(one["weights"]))
     if one["store"] is not None and (Path(one["store"]) / STORE).is_file():
         header = read_header(Path(one["store"]))
         about = {name: value for name, value in header.about.items() if name != TORCH}

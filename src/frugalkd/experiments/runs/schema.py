@@ -90,7 +90,7 @@ class Evaluation(Record):
         return quality_of(self.model_dump())
 
 
-MEASURES: dict[str, tuple[str, bool]] = {
+SHOWN_MEASURES: dict[str, tuple[str, bool]] = {
     "mean_cosine_distance": ("mean of 1 - cosine to the teacher", False),
     "pairwise_spearman": ("rank correlation of pairs with the teacher's", False),
     "r2": ("R2", False),

@@ -108,7 +108,7 @@ def _made_of(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dic
     training = role.model_dump(mode="json")["training"]
     del training["epochs"], training["fsdp"]
     model = role.model.model_dump(mode="json")
-    path = model["options"].get("path")
+    path = model["options"].get("path")  # others have no files; their libraries were in no scores
     if model["init_weights"] or (isinstance(path, str) and Path(path).is_dir()):
         resolve_model(model)
     return {

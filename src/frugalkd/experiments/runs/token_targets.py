@@ -94,9 +94,10 @@ def conclude_tokens(
     if isinstance(opened, StoredTokens):  # those of stopped processes too, by the mean block
         filled = context.folder.notes().queries_of.get(ONE, 0)
         meters.token_queries += round(filled * live.corpus.whole.rows / len(live.corpus))
-    precision = partial(autocast, model, live.precision)
-    row = flops_of_data(model, live.corpus, device_of(model), None, precision, backward=False)
-    meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
+    if not isinstance(opened, LiveTokens):  # which the training has counted
+        precision = partial(autocast, model, live.precision)
+        row = flops_of_data(model, live.corpus, device_of(model), None, precision, backward=False)
+        meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
     if run.evaluation is None or not isinstance(held_out, Corpus):
         return
     started = time.perf_counter()
