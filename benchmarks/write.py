@@ -222,6 +222,7 @@ def claims_of_page() -> dict[str, list[dict[str, Any]]]:
         "fair-claims": "fair-fashion-mnist",
         "fair-claims-banking77": "fair-banking77",
         "hard-claims": "hard-fashion-mnist",
+        "hard-claims-banking77": "hard-banking77",
         "fine-tuning-claims": "hard-fine-tuning",
     }
     for content in map(read, tables.values()):
@@ -265,11 +266,13 @@ TABLES = {
     "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
     "fair-factorial-cifar10": lambda: factorial_table(read("fair-factorial-cifar10")),
     "hard-claims": lambda: claims_table(claims_of_page()["hard-claims"]),
+    "hard-claims-banking77": lambda: claims_table(claims_of_page()["hard-claims-banking77"]),
     "hard-cost": lambda: cost_table(
         {
             "Fashion-MNIST": read("hard-fashion-mnist"),
+            "CIFAR-10": read("hard-cifar10"),
             "Banking77": read("hard-banking77"),
-            "MiniLM": read("hard-minilm"),
+            "MiniLM": read("hard-fine-tuning"),
         },
         ["cost"],
     ),
