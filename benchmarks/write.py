@@ -32,7 +32,7 @@ from benchmarks.cost_ratio import cost_table, variants_table
 from benchmarks.noise.table import table as noise_table
 from benchmarks.timing import CASES, Measurement, find_case
 from benchmarks.timing.table import bound, figure, seconds
-from frugalkd.experiments.comparison.statistics import Claim, claims_together
+from frugalkd.experiments.comparison.statistics import MARGIN, Claim, claims_together
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "BENCHMARKS.md"
@@ -226,7 +226,10 @@ def claims_of_page() -> dict[str, list[dict[str, Any]]]:
         "fine-tuning-claims": "hard-fine-tuning",
     }
     for content in map(read, tables.values()):
-        own = [Claim(*(c[key] for key in ("arm", "against", "claim"))) for c in content["claims"]]
+        own = [
+            Claim(c["arm"], c["against"], c["claim"], c.get("margin") or MARGIN)
+            for c in content["claims"]
+        ]
         declared.append((content, own))
     tested = iter(claims_together(declared))
     names = ("claims", *tables)
