@@ -30,7 +30,7 @@ ALLOWED = {
         "a descriptor that files/ opened",
     "ledger/audit.py: open(file, 'w', newline='', encoding='utf-8', closefd=False)":
         "a descriptor that files/ opened",
-    "ledger/ledger.py: open(file, 'w', newline='', closefd=False)":
+    "ledger/ledger.py: open(file, 'w', newline='', encoding='utf-8', closefd=False)":
         "a descriptor that files/ opened",
     "ledger/ledger.py: open(file, 'wb', closefd=False)": "a descriptor that files/ opened",
     "ledger/ledger.py: pyarrow.parquet.write_table(pyarrow.table(table), content)": "into that one",

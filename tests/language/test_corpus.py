@@ -154,10 +154,10 @@ def test_each_visit_learns_another_part_of_the_rows(corpus, part):
     assert how_often.std() < 1.1 * (20 * part * (1 - part)) ** 0.5 + 1e-9, "a binomial"
     assert drawn.digest() == corpus.digest()
     assert drawn.whole is corpus
-    alike = [
+    equal = [
         describe(None, each) == describe(None, drawn) for each in (corpus, corpus.drawn(part, 4))
     ]
-    assert alike == [part == 1] * 2
+    assert equal == [part == 1] * 2
     drawn.verify()
 
 

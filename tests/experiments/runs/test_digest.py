@@ -165,7 +165,7 @@ def digest(recipe, teacher=None):
     return run_digest("distill", recipe, teacher)
 
 
-def test_the_precision_of_a_folder_without_results_is_the_recipes(teacher):
+def test_a_folder_without_results_runs_as_the_recipe_says(teacher):
     half = override(kinds_recipe(), {"teacher.training.precision": "bf16"})
     assert digest(kinds_recipe(), teacher) == digest(half, teacher)
     (teacher / "results.json").unlink()

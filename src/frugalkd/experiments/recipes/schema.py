@@ -448,7 +448,7 @@ class StudentRole(Role):
     )
     positions: float = Field(
         1.0, gt=0, le=1,
-        description="of a corpus: the part of a block's rows that each visit learns, drawn anew",
+        description="of a corpus: the part of a block's rows that each visit learns, at random",
     )  # fmt: skip
     targets: TargetsRole = Field(default_factory=lambda: TargetsRole.model_validate({}))
     teachers: Several | None = Field(None, description="several teachers in the place of one")
