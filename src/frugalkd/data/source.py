@@ -221,6 +221,8 @@ def check_map_style(dataset: Any) -> None:
         wrong = "a DataLoader is no data set: give its .dataset, batches are made here"
     elif isinstance(dataset, Subset) and is_view_indexed(dataset.dataset):
         wrong = "torch's Subset hides the views of the data set inside: use its own subset(ids)"
+    elif isinstance(dataset, Subset) and hasattr(dataset.dataset, "join"):
+        wrong = "torch's Subset hides how samples are padded: use the data set's own subset(ids)"
     elif not by_id or isinstance(dataset, IterableDataset | type | str | bytes | Mapping):
         what = f"class {dataset.__name__}" if isinstance(dataset, type) else name
         wrong = f"{what} is not map-style: give a data set with a length and samples by id"

@@ -92,7 +92,10 @@ def build_model(
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if name in TEXT_MODELS:
-        raise UnknownName("model", name, [*MODELS, "timm/NAME", "torchvision/NAME"])
+        raise ModelError(
+            f"model {name!r} reads token ids: frugalkd.models.build_text_model({name!r}, "
+            "num_classes=..., vocabulary=data.train.tokens.vocabulary) makes one"
+        )
     check_model(name, options)
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
     _refuse_below_one(name, **sizes, **{"image size": height, "image width": width})

@@ -20,6 +20,8 @@ HORIZON = 4.0
 """Epochs over which a cost may be spent, for each epoch that it pays for in full training. Chosen
 on validation data, one seed of Fashion-MNIST and two of Banking77: 8 was not better."""
 
+_MOST = 10.0  # of a cost, more is likely meant in percent
+
 CEILING = 0.9
 """Of a gate that is limited to a cost, where the teacher's probabilities are known."""
 
@@ -104,6 +106,7 @@ class Sampling(Settings):
             if self.regulation is not None:
                 raise SettingError("regulation is the gate of a mode: give it, or a policy")
         if self.cost is not None:
+            check_cost(self.cost)
             _ = self.chosen_policy
         if self.mode is None:
             return
@@ -165,6 +168,14 @@ def choose(
     ``cost``. Raises SettingError where it cannot be."""
     chosen = MODES[mode].policy(gate) if policy is None else policy
     return chosen if cost is None else limited(chosen)
+
+
+def check_cost(cost: float) -> None:
+    """Raises SettingError for one that is more likely meant in percent."""
+    if cost > _MOST:
+        raise SettingError(
+            f"cost {cost:g} is {cost:g} times full training: give a fraction, such as 0.5 for half"
+        )
 
 
 def limited(policy: Policy) -> Policy:

@@ -21,6 +21,7 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import SelfRegulation
 from frugalkd.policies.modes import MODES
 from frugalkd.training.api import distill as distill_plainly
+from frugalkd.training.evaluation import predict
 from toys import Ids, images
 
 FEW = [
@@ -243,7 +244,13 @@ def test_a_fit_leaves_a_quarter_of_the_samples_out(monkeypatch):
     assert set(trained) == {0, 3}
     assert fit.rows == (trained == 3).sum()
     assert 0.6 < fit.rows / 120 < 0.9
+    ledger = runs[1].ledger  # of the model as it is at the end
+    assert len(runs) == 2
+    assert runs[1].meters.samples_backpropagated == 0
+    probabilities = predict(runs[0].model, data.subset(part_of(data, 120).ids))[0]
+    assert ledger["confidence"] == pytest.approx(probabilities.max(axis=1), abs=1e-6)
     right, passed = ledger.correct, ledger.correct & (ledger["confidence"] >= 0.9)
+    assert right.any()
     assert fit.gap == pytest.approx(right[trained > 0].mean() - right[trained == 0].mean())
     assert fit.failing == pytest.approx(1 - passed[trained > 0].mean())
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from frugalkd.errors import ImportRefused, ModelError, RecipeError, UnknownName
+from frugalkd.errors import ImportRefused, ModelError, RecipeError, SettingError, UnknownName
 from frugalkd.experiments.recipes.load import (
     check_names,
     check_variants,
@@ -15,7 +15,7 @@ from frugalkd.experiments.recipes.load import (
     refuse_imports,
 )
 from frugalkd.models import build_model
-from frugalkd.policies import All
+from frugalkd.policies import All, Sampling
 
 MINIMAL = """\
 name: mine
@@ -504,3 +504,11 @@ def test_a_confidence_above_1_is_refused():
 def test_a_renamed_key_or_value_is_refused_with_the_new_one(old, new):
     with pytest.raises(RecipeError, match=f"it is now {new}"):
         load_recipe("digits", [old])
+
+
+@pytest.mark.parametrize("cost", [30, 50.0])
+def test_a_cost_in_percent_is_refused(cost):
+    with pytest.raises(SettingError, match="times full training: give a fraction"):
+        Sampling(cost=cost)
+    with pytest.raises(RecipeError, match="give a fraction"):
+        load_recipe("digits", [f"student.cost={cost}"])

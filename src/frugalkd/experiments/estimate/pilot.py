@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from frugalkd.experiments.runs.targets import encoding_of
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import CrossEntropy
 from frugalkd.objectives.objective import features_read
-from frugalkd.policies import Sampling, SelfRegulation
+from frugalkd.policies import EpochContext, Plan, Sampling, SelfRegulation
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of
 from frugalkd.teachers import FillOptions, LiveTeacher, StoredTargets
@@ -58,6 +58,18 @@ def part_of(source: Any, rows: int) -> Part:
             "train on a part of it"
         )
     return Part(ids, Subset(source, ids.tolist()))
+
+
+@dataclass(frozen=True)
+class _Screening(SelfRegulation):
+    """All samples are screened, and none is trained on."""
+
+    def set_aside(self, samples: int, seed: int) -> None:
+        return None
+
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
+        waiting = pool[ledger["visits"][pool] == 0]
+        return Plan(pool[:0], screen=waiting, stop=not len(waiting))
 
 
 @dataclass(frozen=True)
@@ -100,19 +112,28 @@ class Trainee:
         return Curve(rows, kept, read, first_is_all=gate.when == "last-visit"), run
 
     def fit(self, part: Part, epochs: float, gate: SelfRegulation) -> Fit:
-        """Train a new model on three quarters of ``part``, on all of them in every epoch."""
+        """Train a new model on three quarters of ``part``, on all of them in every epoch, and then
+        screen all of it."""
         policy = replace(gate, warmup=math.ceil(epochs), final_full_epochs=0, probe=0.25)
-        ledger = self._train(part, epochs, policy).ledger
+        trained = self._train(part, epochs, policy).model
         aside = policy.set_aside(len(part.ids), self.recipe.seed)
         assert aside is not None
+        settings = {each.name: getattr(gate, each.name) for each in fields(gate)}
+        ledger = self._train(part, 1, _Screening(**settings), model=trained).ledger
         seen, unseen = ledger.correct[~aside].mean(), ledger.correct[aside].mean()
         failing = (ledger["streak"][~aside] == 0).mean()
         return Fit(int((~aside).sum()), float(failing), float(seen - unseen))
 
     def _train(
-        self, part: Part, epochs: float, policy: SelfRegulation, weights: Weights | None = None
+        self,
+        part: Part,
+        epochs: float,
+        policy: SelfRegulation,
+        weights: Weights | None = None,
+        model: nn.Module | None = None,
     ) -> Run:
-        """A new model's training on ``part``; without soft targets from the labels alone."""
+        """The training of ``model``, or of a new one, on ``part``; without soft targets from the
+        labels alone."""
         training = replace(self.role.training, epochs=float(epochs), recalibrate_bn=0)
         objective = self.role.objective.build()
         if objective.needs_targets and part.targets is None:
@@ -121,7 +142,7 @@ class Trainee:
         # What holds of a small part, such as a class without samples, is no news of the whole.
         with warnings.catch_warnings(action="ignore", category=FrugalKDWarning):
             return distill(
-                self.model(),
+                self.model() if model is None else model,
                 part.data,
                 teacher=part.targets,
                 sampling=Sampling(

@@ -37,7 +37,7 @@ from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, Weighted
 from frugalkd.objectives.objective import features_read, why_not_by_row
 from frugalkd.outputs import ONE_CLASS, OUTPUTS
 from frugalkd.policies import POLICIES, Policy, Replay, SelfRegulation
-from frugalkd.policies.modes import MODES, ModeName, choose, spread
+from frugalkd.policies.modes import MODES, ModeName, check_cost, choose, spread
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
@@ -460,6 +460,7 @@ class StudentRole(Role):
         if self.mode is not None and (self.policy or self.weighting):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
         if self.cost is not None:
+            check_cost(self.cost)
             _ = self.chosen_policy
         one_teacher = self.teachers is None and self.targets.kind != "ema"
         if self.model.reuse_classifier_dim is not None and not one_teacher:

@@ -105,6 +105,8 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
     imported, or fail."""
     spec = recipe.data
     split, what = "test", spec.path or f"data set {spec.name!r}"
+    if spec.root is not None and spec.name in ("digits", "tiny-lm"):
+        raise DataError(f"{what} comes with a package: leave data.root out")
     if spec.name in CORPORA:
         train, test = CORPORA[spec.name](spec.root, **spec.options)
     elif spec.name is not None:
