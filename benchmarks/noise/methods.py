@@ -333,7 +333,17 @@ def removed_at_random(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found
     return _corrected(task, noisy, seed, change)
 
 
-METHODS: dict[str, Callable[[Task, Noisy, int, Path], Found]] = {
+Method = Callable[[Task, Noisy, int, Path], Found]
+
+CORRECTED: dict[str, Method] = {
+    "untouched": untouched,
+    "removed": removed,
+    "relabelled": relabelled,
+    "removed-at-random": removed_at_random,
+}
+"""For data whose own labels are partly wrong."""
+
+METHODS: dict[str, Method] = {
     "teach": teach,
     "teach-auto": teach_auto,
     "aum": aum,
@@ -343,14 +353,8 @@ METHODS: dict[str, Callable[[Task, Noisy, int, Path], Found]] = {
     "student-early": student_early,
     "student-cleanlab": student_cleanlab,
     "student-gate": student_gate,
-    "untouched": untouched,
-    "removed": removed,
-    "relabelled": relabelled,
-    "removed-at-random": removed_at_random,
+    **CORRECTED,
 }
-
-CORRECTED = ("untouched", "removed", "relabelled", "removed-at-random")
-"""Methods for data whose own labels are partly wrong."""
 
 NEEDS = {"student-cleanlab": "cleanlab"}
 """Methods that read what another one left."""

@@ -102,7 +102,7 @@ def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:
     if "r2" in measured and measured["r2"] is None:
         facts = {"R2": "not defined: a target does not vary", **facts}
     first, value = next(iter(facts.items()), ("measures", "none, without the teacher"))
-    return {first: value + on, **dict(list(facts.items())[1:])}
+    return {**facts, first: value + on}
 
 
 def summary_table(results: dict[str, Any], out: Path) -> Table:

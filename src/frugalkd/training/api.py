@@ -294,21 +294,18 @@ def distill(
     def flops() -> dict[str, float]:
         counted: dict[str, float] = {}
         with or_warned("not all operations are counted"):
-            count(counted)
+            precision = partial(autocast, student, training.precision)
+            row = flops_of_data(student, dataset, device_of(student), collate_fn, precision)
+            counted["student_forward"] = row["forward"] * meters.student_forwards
+            counted["student_backward"] = row["backward"] * meters.samples_backpropagated
+            if live:
+                counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
+            if len(criterion.parts) or criterion.features:
+                rows = min(training.batch_size, len(selection.pool))
+                per_row = criterion.flops_per_row(rows, classes, accelerator.device)
+                for way, each in per_row.items():
+                    counted[f"objective_{way}"] = each * meters.samples_backpropagated
         return counted
-
-    def count(counted: dict[str, float]) -> None:
-        precision = partial(autocast, student, training.precision)
-        row = flops_of_data(student, dataset, device_of(student), collate_fn, precision)
-        counted["student_forward"] = row["forward"] * meters.student_forwards
-        counted["student_backward"] = row["backward"] * meters.samples_backpropagated
-        if live:
-            counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
-        if len(criterion.parts) or criterion.features:
-            rows = min(training.batch_size, len(selection.pool))
-            per_row = criterion.flops_per_row(rows, classes, accelerator.device)
-            for way, each in per_row.items():
-                counted[f"objective_{way}"] = each * meters.samples_backpropagated
 
     meters.flops = ranks.from_first(flops)
     return done
