@@ -90,7 +90,7 @@ class Clock:
 def trained(
     student: Any, corpus: Corpus, targets: StoredTokens, rate: float, epochs: int, clock: Clock
 ) -> Iterator[tuple[Values, Values]]:
-    """Of each epoch: g and the divergence of every row, at its visit."""
+    """Of each epoch: g and the divergence from the teacher of every row, at its visit."""
     model, kd = CausalModel(student, corpus.vocabulary), KD(temperature=1.0, alpha=1.0)
     weights = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.1)
@@ -142,7 +142,8 @@ def measure(name: str, epochs: int) -> dict[str, Any]:
             if before is not None:
                 row |= {
                     "last gradient": replaced(norms, before[0]),
-                    "last divergence": replaced(norms, np.maximum(before[1], 0)),
+                    # Near the teacher a gradient's norm grows with the root of the divergence.
+                    "last divergence": replaced(norms, np.sqrt(np.maximum(before[1], 0))),
                 }
             before = norms, losses
             rows.append(row)
@@ -157,7 +158,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     the place of a random quarter."""
     lines = [
         "| student | epoch | KL to the teacher | H | R, gradient of the last visit | "
-        "R, divergence of the last visit | R, gradient of this visit | "
+        "R, root of the divergence of the last visit | R, gradient of this visit | "
         "saved over a random quarter, at most |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]

@@ -263,6 +263,14 @@ def test_no_import_lists_what_it_refuses(cli, tmp_path, monkeypatch, command, wh
     assert code == 0
 
 
+@pytest.mark.parametrize("command", ["distill", "compare", "estimate"])
+def test_a_cost_is_an_option_where_a_student_is_trained(cli, tmp_path, command):
+    out = [] if command == "estimate" else ["--out", str(tmp_path / "x")]
+    code, said, _ = cli(command, "digits", *out, "--cost", "0.25", "--dry-run")
+    assert code == 0
+    assert "cost: 0.25" in said
+
+
 HUB = "data={name: hugging-face, options: {path: a/pictures, image: image, tokenizer: a/b}}"
 
 

@@ -97,12 +97,13 @@ def test_classes_arms_and_recipes_may_be_called_anything(name):
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("name", HOSTILE[:-1])
 def test_progress_of_what_is_called_anything(name, terminal):
-    record = {"epoch": 0, "loss": 0.5, "rows": 50, "samples": 50, "wall_seconds": 1.0}
+    record = {"epoch": 0, "loss": 0.5, "rows": 50, "samples": 50, "wall_seconds": 1.0,
+              "progress": 0.5}  # fmt: skip
     event = {"kind": "distill", "name": name, "seed": 0, "finished": 1, "total": 9,
              "accuracy": None, "error": name}  # fmt: skip
 
     def draw(console):
-        with Bar(f"teach {name}", 2, console) as bar:
+        with Bar(f"teach {name}", console) as bar:
             bar.epoch({**record, "samples_backpropagated": 50})
         with Bar("demo", console=console) as bar:
             bar.event({**event, "event": "begun"})

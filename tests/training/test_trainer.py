@@ -938,6 +938,17 @@ def test_the_history_holds_what_each_epoch_did():
     assert sum(r["rows"] for r in run.history) == run.meters.samples_backpropagated
     for count in ("participations", "forced"):
         assert sum(r[count] for r in run.history) == run.ledger[count].sum()
+    assert [record["progress"] for record in run.history] == [0.4, 0.8, 1.0]
+
+
+def test_progress_is_what_is_spent_of_a_cost():
+    gate = SelfRegulation(confidence=1.0, when="last-visit", cost=0.5)  # nothing passes
+    training = Training(epochs=4, batch_size=10, optimizer=SGD)
+    run = train_teacher(
+        no_batchnorm(), images(40), sampling=Sampling(policy=gate), training=training, seed=1,
+        device="cpu",
+    )  # fmt: skip
+    assert [record["progress"] for record in run.history] == [0.5, 1.0]
 
 
 def test_an_empty_epoch_is_an_epoch_without_steps():

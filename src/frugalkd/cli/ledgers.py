@@ -219,11 +219,10 @@ def make(
         raise LedgerError("--log replaces the teacher: leave out --teacher and --epochs")
     made = resolve(recipe, settings, seed, no_import=no_import, download=download)
     start(made, dry_run=False, as_json=as_json, download=download)
-    from frugalkd.experiments.runs.ledgers import HEAD, make_ledger
+    from frugalkd.experiments.runs.ledgers import make_ledger
 
     title = f"ledger of {made.name}"
-    total = HEAD.epochs if epochs is None else epochs
-    with resumable(out, runs=True) as stop, Bar(title, total) as bar:
+    with resumable(out, runs=True) as stop, Bar(title) as bar:
         done = make_ledger(
             made, out, teacher=teacher, log=log, epochs=epochs, on_epoch_end=bar.epoch,
             progress=bar.before, should_stop=stop,

@@ -62,6 +62,11 @@ SET = option(
     "Override a field of the recipe with YAML; repeatable: `--set student.training.epochs=5`.",
     [],
 )
+COST = option(
+    "--cost C",
+    "What the training may cost, screening included, as a fraction of training on all samples: "
+    "`--cost 0.5`.",
+)
 SEED = option("--seed N", "Another seed than the recipe's: `--seed 3`.")
 RESUME = option("--resume", "Continue from the newest checkpoint in --out, bit for bit.")
 JSON = option("--json", "Print JSON instead of tables, for scripts: `--json | jq .`")
@@ -111,13 +116,16 @@ def resolve(
     seed: int | None,
     extra: Mapping[str, Any] | None = None,
     *,
+    cost: float | None = None,
     no_import: bool = False,
     download: bool = False,
 ) -> Recipe:
-    """The recipe with its overrides, ``seed`` and ``extra`` settings; all names checked. With
-    ``no_import``, import paths are refused, and without ``download`` what would be downloaded."""
+    """The recipe with its overrides, ``seed``, the student's ``cost`` and ``extra`` settings; all
+    names checked. With ``no_import``, import paths are refused, and without ``download`` what would
+    be downloaded."""
     recipe = load_recipe(name, settings)
-    more = {**(extra or {}), **({} if seed is None else {"seed": seed})}
+    given = {"seed": seed, "student.cost": cost}
+    more = {**(extra or {}), **{key: value for key, value in given.items() if value is not None}}
     if more:
         recipe = override(recipe, more)
     check_names(recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import signal
 import sys
@@ -30,8 +29,8 @@ EVERY = 30.0
 _text = partial(TextColumn, markup=False)  # names are no markup
 _COLUMNS = (
     _text("{task.description}", style="bold"),
-    BarColumn(bar_width=20),
-    _text("{task.completed:,.0f}/{task.total:,.0f}"),
+    BarColumn(bar_width=12),
+    _text("{task.fields[done]}"),
     TimeElapsedColumn(),
     _text("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
     TimeRemainingColumn(compact=True),
@@ -105,14 +104,14 @@ class Bar:
     """A bar on a terminal for the length of a ``with``; elsewhere lines. Its methods receive what
     is shown: the records of a training's epochs, the events of a comparison."""
 
-    def __init__(self, title: str, total: float = 1, console: Console | None = None):
-        self.title, self.total = printable(title), math.ceil(total)
+    def __init__(self, title: str, console: Console | None = None):
+        self.title = printable(title)
         self.console = console or Console(file=sys.stderr)
         self.live = self.console.is_terminal
         self._progress = Progress(
             *_COLUMNS, console=self.console, transient=True, expand=True, disable=not self.live
         )
-        self._task = self._progress.add_task(self.title, total=self.total, state="")
+        self._task = self._progress.add_task(self.title, total=1.0, state="", done="")
         self._last = time.monotonic()
         self._running: dict[str, str] = {}
 
@@ -139,10 +138,12 @@ class Bar:
         epoch, seen = int(record["epoch"]) + 1, f"{record['samples_backpropagated']:,}"
         loss = "-" if record["loss"] is None else f"{record['loss']:.4g}"
         active = f"{record['rows'] / record['samples']:.0%}"
-        self.update(f"loss {loss} active {active} samples {seen}", completed=epoch)
+        done = f"{record['progress']:.0%}"
+        state = f"epoch {epoch} loss {loss} active {active} samples {seen}"
+        self.update(state, completed=record["progress"], done=done)
         if not self.live:
             self.say(
-                f"{self.title}: epoch {epoch}/{self.total}, loss {loss}, active {active}, {seen} "
+                f"{self.title}: epoch {epoch}, {done} done, loss {loss}, active {active}, {seen} "
                 f"samples so far, {record['wall_seconds']:.1f} s"
             )
 
@@ -160,8 +161,9 @@ class Bar:
         else:
             self._running.pop(name, None)
         running, finished = "; ".join(self._running.values()), event["finished"]
-        self.update(running, total=event["total"], completed=finished)
-        so_far = f"{self.title}: {finished}/{event['total']}"
+        so_far = f"{finished}/{event['total']}"
+        self.update(running, total=event["total"], completed=finished, done=so_far)
+        so_far = f"{self.title}: {so_far}"
         if self.live:
             if what == "failed":
                 self.say(f"failed: {name}: {event['error']}")

@@ -388,6 +388,7 @@ def estimate_view(result: dict[str, Any]) -> RenderableType:
             ("samples\n%", "cost\nepochs", "a\nstudent", "of\nvanilla %", "filling", "disk"),
         ),
         rows=map(_mode, result["modes"]),
+        title=None if result["at_cost"] is None else "without a limit of the cost",
         padding=0,
     )
     return Group(

@@ -58,7 +58,7 @@ def teach(
 
     training = partial(run, made, out, resume=resume or started_again())
     following = _after_teaching(made, recipe, out, settings)
-    _train(f"teach {made.name}", made.teacher.training.epochs, training, out, as_json, following)
+    _train(f"teach {made.name}", training, out, as_json, following)
 
 
 def _after_teaching(made: Recipe, recipe: str, out: Path, settings: Sequence[str]) -> list[str]:
@@ -78,9 +78,9 @@ def _after_teaching(made: Recipe, recipe: str, out: Path, settings: Sequence[str
     with suppress(StopIteration, RecipeError):  # recipe.teachers are none of this command's
         if override(made, next(iter(made.teachers.values()))).teacher != made.teacher:
             return following
-        words = ["compare", recipe, "--arms", "regulated,short-cost:regulated", "--teacher", out]
-        both = [*settings, *["student.cost=0.5"] * (not limited)]
-        following.append(show.command(*words, "--out", out.parent / "compared", settings=both))
+        words = ["compare", recipe, "--arms", "regulated,short-cost:regulated", *cost]
+        words += ["--teacher", out, "--out", out.parent / "compared"]
+        following.append(show.command(*words, settings=settings))
     return following
 
 
@@ -92,11 +92,7 @@ def distill(
         f"The samples used and their weights, instead of the recipe's: {', '.join(MODES)}.",
         autocompletion=lambda: list(MODES),
     ),
-    cost: float | None = option(
-        "--cost C",
-        "What the training may cost, screening included, as a fraction of training on all samples: "
-        "`--cost 0.5`.",
-    ),
+    cost: float | None = options.COST,
     teacher: Path | None = options.TEACHER,
     ledger: Path | None = option(
         "--ledger PATH", "A ledger of 'frugalkd ledger make', instead of the teacher's."
@@ -121,9 +117,8 @@ def distill(
     frugalkd distill digits --mode regulated --set teacher.weights=mine.pt --out runs/student
     """
     by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
-    extra = {} if mode is None else by_mode
-    extra |= {} if cost is None else {"student.cost": cost}
-    made = resolve(recipe, settings, seed, extra, no_import=no_import, download=download)
+    extra = None if mode is None else by_mode
+    made = resolve(recipe, settings, seed, extra, cost=cost, no_import=no_import, download=download)
     start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.execute import distill as run
 
@@ -139,19 +134,18 @@ def distill(
     title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
     again = resume or started_again()
     training = partial(run, made, out, teacher=teacher, ledger=ledger, resume=again)
-    _train(title, made.student.most_epochs, training, out, as_json, following)
+    _train(title, training, out, as_json, following)
 
 
 def _train(
     title: str,
-    epochs: float,
     run: Callable[..., Any],
     out: Path,
     as_json: bool,
     following: str | Sequence[str],
 ) -> None:
     done = (out / "results.json").exists()
-    with resumable(out) as stop, Bar(title, epochs) as bar:
+    with resumable(out) as stop, Bar(title) as bar:
         results = run(on_epoch_end=bar.epoch, progress=bar.before, should_stop=stop)
         if done:
             bar.say(f"{out} holds this very run, finished: here are its results")
@@ -268,7 +262,7 @@ def chain(
         def begin(stage: Stage) -> Callable[[dict[str, Any]], None]:
             bars.close()  # that of the stage before
             title = f"{stage.name} of {len(stages)}: {stage.recipe.name}"
-            return bars.enter_context(Bar(title, stage.role.most_epochs)).epoch
+            return bars.enter_context(Bar(title)).epoch
 
         done = run(made, out, teacher=teacher, begin=begin, should_stop=stop)
     following = show.command("report", out / stages[-1].name)
@@ -345,6 +339,7 @@ def compare(
     ray_address: str | None = option(
         "--ray-address HOST:PORT", "The Ray cluster; without it, one on this machine is started."
     ),
+    cost: float | None = options.COST,
     settings: list[str] = options.SET,
     list_: bool = option("--list", "Only list the runs, with the digests that --only accepts."),
     only: str | None = option(
@@ -365,7 +360,7 @@ def compare(
     frugalkd compare digits --arms vanilla,regulated,random --budgets 0.25,0.5 --out runs/b
     frugalkd compare digits --arms vanilla,regulated --teacher runs/teacher --out runs/t
     """
-    made = resolve(recipe, settings, None, no_import=no_import, download=download)
+    made = resolve(recipe, settings, None, cost=cost, no_import=no_import, download=download)
     from frugalkd.experiments.comparison import resolve_arms
     from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.comparison.statistics import parse_claim
@@ -454,6 +449,7 @@ def _report(
 def estimate(
     recipe: str = options.RECIPE,
     teacher: Path | None = options.TEACHER,
+    cost: float | None = options.COST,
     seconds: float = option("--seconds S", "About how long the pilot takes: `--seconds 60`.", 20.0),
     settings: list[str] = options.SET,
     as_json: bool = options.JSON,
@@ -469,9 +465,10 @@ def estimate(
 
     [bold]Examples[/bold]
     frugalkd estimate fashion-mnist
+    frugalkd estimate fashion-mnist --cost 0.3
     frugalkd estimate fashion-mnist --teacher runs/teacher --seconds 60
     """
-    made = resolve(recipe, settings, None, no_import=no_import, download=download)
+    made = resolve(recipe, settings, None, cost=cost, no_import=no_import, download=download)
     start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.estimate import estimate as run
 
@@ -479,7 +476,8 @@ def estimate(
         result = run(
             made, teacher=teacher, seconds=seconds, say=lambda line: status.update(f"pilot: {line}")
         )
-    words = ["distill", recipe, "--out", "runs/student"]
+    limit = () if cost is None else ("--cost", str(cost))
+    words = ["distill", recipe, *limit, "--out", "runs/student"]
     if result["pays"] is False:  # of the mode; then everything, at the same cost
         words += ["--mode", "vanilla"]
     if teacher is not None:

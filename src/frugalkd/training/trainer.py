@@ -423,6 +423,7 @@ class Trainer:
             "loss": mean if mean is None else self.ranks.mean(mean),
             "lr": self.optimizer.param_groups[0]["lr"],
             **epoch.summary,
+            "progress": epoch.progress_at(1.0),
             "samples_backpropagated": self.meters.samples_backpropagated,
             "student_forwards": self.meters.student_forwards,
             "wall_seconds": self.meters.wall_seconds,

@@ -135,7 +135,7 @@ def test_a_budget_takes_the_place_of_the_recipes_cost(bare):
     arms = resolve_arms(limited, ["regulated@0.25", "random@0.25", "short@0.25"])
     assert [arm.recipe.student.cost for arm in arms] == [None, None, None]
     assert arms[0].recipe.student.regulation.budget == 0.25
-    assert arms[2].recipe.student.most_epochs == 0.25 * bare.student.training.epochs
+    assert arms[2].recipe.student.training.epochs == 0.25 * bare.student.training.epochs
 
 
 def test_a_recipes_own_control_at_a_budget_matches_nothing(tiny):

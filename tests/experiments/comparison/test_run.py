@@ -326,10 +326,10 @@ def test_a_running_job_reports_progress(workers, tiny, tmp_path, monkeypatch):
     recipe = override(tiny, {"arms": arms, "student.training.epochs": 1})
     jobs = ComparisonRun(recipe, ["scored"], 1, tmp_path).jobs
     assert not compare(recipe, arms=["scored"], seeds=1, out=tmp_path)["failed"]
-    assert ("teach", "epoch 10 of 10") in events
+    assert ("teach", "epoch 10, 100% done") in events
     assert ("targets", "storing soft targets, 300 of 300") in events
     assert ("distill", "scoring run (el2n), training 3 of 3, epoch 1 of 1") in events
-    assert events[-1] == ("distill", "epoch 1 of 1")
+    assert events[-1] == ("distill", "epoch 1, 100% done")
     assert not (tmp_path / "progress").exists()
 
 
@@ -339,12 +339,12 @@ def test_events_of_running_jobs(workers, tiny, tmp_path, monkeypatch):
         workers, "next", lambda patience: None if patience and waits.pop(0) else job()
     )
     monkeypatch.setattr(
-        "frugalkd.experiments.comparison.run.read_progress", lambda path: "epoch 1 of 6"
+        "frugalkd.experiments.comparison.run.read_progress", lambda path: "epoch 1, 17% done"
     )
     events = []
     compare(tiny, arms=["ce"], seeds=1, out=tmp_path, on_event=events.append)
     assert [event["event"] for event in events] == ["begun", "running", "done"]
-    assert [event["progress"] for event in events] == ["", "epoch 1 of 6", ""]
+    assert [event["progress"] for event in events] == ["", "epoch 1, 17% done", ""]
 
 
 def test_what_a_damaged_progress_file_says_is_nothing(tmp_path):

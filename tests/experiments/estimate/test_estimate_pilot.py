@@ -273,12 +273,12 @@ def test_an_estimate_at_a_cost(teacher):
         (0.3, 0.01, False, True, "after 6 epochs of everything 30% of the samples fail the gate"),
         (0.3, 0.05, False, False, "on unseen samples 5.0 points less often"),
         (0.9, 0.01, False, False, "a shorter schedule"),
-        (0.99, 0.0, True, None, "too short to say"),
+        (0.99, 0.0, True, None, "give it --seconds 60"),
     ],
 )
 def test_the_verdict_at_a_cost(failing, gap, silent, pays, said):
     found = {"epochs": 6.0, "failing": failing, "gap": gap}
-    verdict, sentence = _verdict_at_cost(found, silent)
+    verdict, sentence = _verdict_at_cost(found, silent, "give it --seconds 60")
     assert verdict is pays
     assert said in sentence
 

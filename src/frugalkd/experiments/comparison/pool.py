@@ -250,8 +250,7 @@ def _execute(task: Task) -> dict[str, Any]:
     # The comparison resolved the folders: they hold no links.
     out, stores = Resolved(task["out"]), Resolved(task["stores"])
     teacher = None if task["teacher"] is None else Resolved(task["teacher"])
-    role = recipe.teacher if task["kind"] == "teach" else recipe.student
-    note = ProgressNote(Resolved(task["progress"]), role.most_epochs)
+    note = ProgressNote(Resolved(task["progress"]))
     with contextlib.closing(note) as progress:
         report: dict[str, Any] = {"on_epoch_end": progress.listen, "progress": progress.write}
         if task["kind"] == "teach":
@@ -292,11 +291,11 @@ def _end_with_parent() -> None:
 
 
 class ProgressNote:
-    """Writes the progress of a job, whose training has ``epochs``, to the file ``path``; the file
-    is removed when it is closed. A file that cannot be written does not stop the job."""
+    """Writes the progress of a job to the file ``path``; the file is removed when it is closed. A
+    file that cannot be written does not stop the job."""
 
-    def __init__(self, path: Path, epochs: float):
-        self._path, self._epochs, self._eta = path, epochs, Eta(self.write)
+    def __init__(self, path: Path):
+        self._path, self._eta = path, Eta(self.write)
         self._due = time.monotonic() + EVERY
 
     def close(self) -> None:
@@ -315,8 +314,8 @@ class ProgressNote:
 
     def listen(self, record: dict[str, Any]) -> None:
         """The record of an epoch."""
-        done = record["epoch"] + 1
-        self._eta(f"epoch {done} of {self._epochs:g}", done, self._epochs)
+        done = record["progress"]
+        self._eta(f"epoch {record['epoch'] + 1}, {done:.0%} done", done, 1.0)
 
 
 def read_progress(path: Path) -> str:

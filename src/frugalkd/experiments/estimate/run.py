@@ -207,13 +207,14 @@ class _Estimate:
         if storable and self.classes:
             rows.append(row_of(f"ceiling {CEILING:g}", shares["ceiling"], "stored"))
         mode = "regulated" if role.mode in (None, "vanilla") else role.mode
+        longer = f"give it more time, such as --seconds {3 * seconds:g}"
         silent = pilot["small_rows"] > 0 and pilot["kept"] > NO_INFORMATION
         pays, verdict = _verdict(next(row for row in rows if row["mode"] == mode), silent)
         at_cost = None
         if role.cost is not None and MODES[mode].gated:
             say("the student in miniature, at the cost")
             at_cost, silent = self._at_cost(part, scale, role.cost)
-            pays, verdict = _verdict_at_cost(at_cost, silent)
+            pays, verdict = _verdict_at_cost(at_cost, silent, longer)
         return {
             "schema": 2,
             "recipe": self.recipe.name,
@@ -236,7 +237,7 @@ class _Estimate:
             "pays": pays,
             "verdict": verdict,
             "pilot": pilot,
-            "warnings": self.warnings + self._doubts(pilot, silent, storable),
+            "warnings": self.warnings + self._doubts(pilot, silent, storable, longer),
         }
 
     def _at_cost(
@@ -299,7 +300,9 @@ class _Estimate:
         )
         return teacher / student if student else 0.0
 
-    def _doubts(self, pilot: dict[str, float], silent: bool, storable: bool) -> list[str]:
+    def _doubts(
+        self, pilot: dict[str, float], silent: bool, storable: bool, longer: str
+    ) -> list[str]:
         """Why the figures may be wrong."""
         doubts = {
             "these data differ at each reading: soft targets cannot be stored": self.queries
@@ -308,8 +311,8 @@ class _Estimate:
             "(interquartile range over median); times are rough, run it again on an idle machine":
             pilot["spread"] > NOISY,
             f"hardly a sample passed the gate in the miniature ({pilot['rows']:,} samples, "
-            f"{pilot['epochs']} epochs): it cannot say how many will in the whole training; give "
-            "more --seconds": silent,
+            f"{pilot['epochs']} epochs): it cannot say how many will in the whole training; "
+            f"{longer}": silent,
             "no teacher: the kept fractions are those of a student that learns from the labels "
             "alone; rows marked ~ are only bounded; --teacher DIR gives better ones": self.queries
             and not self.learns,
@@ -353,13 +356,15 @@ def _verdict(row: dict[str, Any], silent: bool) -> tuple[bool | None, str]:
     )
 
 
-def _verdict_at_cost(found: dict[str, float], silent: bool) -> tuple[bool | None, str]:
+def _verdict_at_cost(
+    found: dict[str, float], silent: bool, longer: str
+) -> tuple[bool | None, str]:
     """Whether selection pays at a cost (None: the pilot cannot say), and the sentence."""
     epochs, failing, gap = found["epochs"], found["failing"], found["gap"]
     if silent:
         return None, (
             "this pilot is too short to say if selection pays at this cost (no sample passed the "
-            "gate in it): give more --seconds"
+            f"gate in it): {longer}"
         )
     after = f"after {epochs:.3g} epochs of everything {failing:.0%} of the samples fail the gate"
     if gap > GAP:

@@ -37,7 +37,7 @@ from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, Weighted
 from frugalkd.objectives.objective import features_read, why_not_by_row
 from frugalkd.outputs import ONE_CLASS, OUTPUTS
 from frugalkd.policies import POLICIES, Policy, Replay, SelfRegulation
-from frugalkd.policies.modes import MODES, ModeName, check_cost, choose, spread
+from frugalkd.policies.modes import MODES, ModeName, check_cost, choose
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
@@ -262,11 +262,6 @@ class Role(Strict):
     dynamics: bool = Field(
         False, description="record training dynamics in the ledger, for 'frugalkd ledger audit'"
     )
-
-    @property
-    def most_epochs(self) -> float:
-        """Over how many epochs its training goes, at most."""
-        return self.training.epochs
 
 
 class TeacherRole(Role):
@@ -546,10 +541,6 @@ class StudentRole(Role):
         """Its policy, or that of its mode, limited to the cost. Raises SettingError."""
         own = None if self.policy is None else self.policy.build()
         return choose(own, self.mode or "vanilla", self.regulation, self.cost)
-
-    @property
-    def most_epochs(self) -> float:
-        return spread(self.training.epochs, self.cost, self.chosen_policy)
 
     @property
     def queries_own_teacher(self) -> bool:

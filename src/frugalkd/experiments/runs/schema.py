@@ -143,6 +143,9 @@ class EpochRecord(Record):
     disbelieved: Count = Field(0, description="samples left out for their labels (label_noise)")
     mean_weight: Number = Field(0.0, description="of the rows used for training")
     effective_samples: Number = Field(0.0, description="(sum of weights)^2 / sum of squares")
+    progress: Number | None = Field(
+        None, description="what is done of the training, of its cost where it has one, in [0, 1]"
+    )
     samples_backpropagated: Count = Field(0, description="so far")
     student_forwards: Count = Field(0, description="so far")
     wall_seconds: Number | None = Field(None, description="so far")
