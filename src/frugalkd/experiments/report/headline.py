@@ -191,9 +191,9 @@ def run_headline(run: RunRecord) -> str:
         elif name != "accuracy":
             article = "an" if name == "R2" else "a"
             measured = f"has {article} {name} of {number(value, 4)} on {held}"
-    spent = f"{percent(run.budget, 0)} of the samples of full training"
+    spent = f"backpropagated {percent(run.budget, 0)} as many samples as full training"
     time = seconds(run.meters.wall_seconds)
-    return f"{what}: the {role_of(run)} {measured}, trained on {spent} in {time}"
+    return f"{what}: the {role_of(run)} {measured}, and {spent}, in {time}"
 
 
 def role_of(run: RunRecord) -> str:
