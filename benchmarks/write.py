@@ -48,6 +48,17 @@ CLAIMS: list[Claim] = [
 ]
 """Declared before the final runs."""
 
+WITH_CLAIMS = {
+    "evidence-claims": "evidence-fashion-mnist",
+    "banking77-claims": "banking77",
+    "fair-claims": "fair-fashion-mnist",
+    "fair-claims-banking77": "fair-banking77",
+    "hard-claims": "hard-fashion-mnist",
+    "hard-claims-banking77": "hard-banking77",
+    "fine-tuning-claims": "hard-fine-tuning",
+}
+"""The tables of the claims that a comparison's file declares."""
+
 
 def read(name: str) -> dict[str, Any]:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
@@ -216,60 +227,50 @@ def fuzz_table(content: dict[str, Any]) -> str:
 def claims_of_page() -> dict[str, list[dict[str, Any]]]:
     """The claims of each table, corrected by Holm over those of all tables."""
     declared = [(read("fashion-mnist-claims"), CLAIMS)]
-    tables = {
-        "evidence-claims": "evidence-fashion-mnist",
-        "banking77-claims": "banking77",
-        "fair-claims": "fair-fashion-mnist",
-        "fair-claims-banking77": "fair-banking77",
-        "hard-claims": "hard-fashion-mnist",
-        "hard-claims-banking77": "hard-banking77",
-        "fine-tuning-claims": "hard-fine-tuning",
-    }
-    for content in map(read, tables.values()):
+    for content in map(read, WITH_CLAIMS.values()):
         own = [
             Claim(c["arm"], c["against"], c["claim"], c.get("margin") or MARGIN)
             for c in content["claims"]
         ]
         declared.append((content, own))
     tested = iter(claims_together(declared))
-    names = ("claims", *tables)
+    names = ("claims", *WITH_CLAIMS)
     return {
         name: [next(tested) for _ in own] for name, (_, own) in zip(names, declared, strict=True)
     }
 
 
+BY_FILE = {
+    arms_table: (
+        "fashion-mnist-teacher", "fashion-mnist-claims", "fashion-mnist-modes",
+        "fashion-mnist-controls", "fashion-mnist-case-a", "cifar10-precision", "fair-fashion-mnist",
+        "fair-cifar10", "fair-banking77", "fair-rivals-cifar10", "fair-rivals-banking77",
+        "efficientnet-cifar10",
+    ),
+    budgets_table: (
+        "evidence-fashion-mnist", "evidence-validation", "evidence-rivals", "infobatch-digits",
+        "evidence-cifar10", "banking77", "banking77-validation", "fair-tune-fashion-mnist",
+        "fair-tune-cifar10", "fair-tune-banking77",
+    ),
+    factorial_table: ("fair-factorial-fashion-mnist", "fair-factorial-cifar10"),
+    reference_table: ("fashion-mnist-reference",),
+    objectives_table: ("objectives",),
+    fuzz_table: ("fuzz",),
+    torture_table: ("torture",),
+    soak_line: ("soak",),
+}  # fmt: skip
+"""The tables that have the name of their result file."""
+
 TABLES = {
-    "teacher": lambda: arms_table(read("fashion-mnist-teacher")),
-    "claims": lambda: claims_table(claims_of_page()["claims"]),
-    "students": lambda: arms_table(read("fashion-mnist-claims")),
-    "modes": lambda: arms_table(read("fashion-mnist-modes")),
-    "reference": lambda: reference_table(read("fashion-mnist-reference")),
-    "controls": lambda: arms_table(read("fashion-mnist-controls")),
-    "time-a-accuracy": lambda: arms_table(read("fashion-mnist-case-a")),
-    "precision": lambda: arms_table(read("cifar10-precision")),
-    "evidence-claims": lambda: claims_table(claims_of_page()["evidence-claims"]),
-    "evidence-fashion-mnist": lambda: budgets_table(read("evidence-fashion-mnist")),
-    "evidence-validation": lambda: budgets_table(read("evidence-validation")),
-    "evidence-rivals": lambda: budgets_table(read("evidence-rivals")),
-    "infobatch-digits": lambda: budgets_table(read("infobatch-digits")),
-    "evidence-cifar10": lambda: budgets_table(read("evidence-cifar10")),
-    "banking77-claims": lambda: claims_table(claims_of_page()["banking77-claims"]),
-    "banking77": lambda: budgets_table(read("banking77")),
-    "banking77-validation": lambda: budgets_table(read("banking77-validation")),
-    "fair-claims": lambda: claims_table(claims_of_page()["fair-claims"]),
-    "fair-claims-banking77": lambda: claims_table(claims_of_page()["fair-claims-banking77"]),
-    "fair-fashion-mnist": lambda: arms_table(read("fair-fashion-mnist")),
-    "fair-cifar10": lambda: arms_table(read("fair-cifar10")),
-    "fair-banking77": lambda: arms_table(read("fair-banking77")),
-    "fair-rivals-cifar10": lambda: arms_table(read("fair-rivals-cifar10")),
-    "fair-rivals-banking77": lambda: arms_table(read("fair-rivals-banking77")),
-    "fair-tune-fashion-mnist": lambda: budgets_table(read("fair-tune-fashion-mnist")),
-    "fair-tune-cifar10": lambda: budgets_table(read("fair-tune-cifar10")),
-    "fair-tune-banking77": lambda: budgets_table(read("fair-tune-banking77")),
-    "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
-    "fair-factorial-cifar10": lambda: factorial_table(read("fair-factorial-cifar10")),
-    "hard-claims": lambda: claims_table(claims_of_page()["hard-claims"]),
-    "hard-claims-banking77": lambda: claims_table(claims_of_page()["hard-claims-banking77"]),
+    **{
+        name: lambda name=name, make=make: make(read(name))
+        for make, names in BY_FILE.items()
+        for name in names
+    },
+    **{
+        name: lambda name=name: claims_table(claims_of_page()[name])
+        for name in ("claims", *WITH_CLAIMS)
+    },
     "hard-cost": lambda: cost_table(
         {
             "Fashion-MNIST": read("hard-fashion-mnist"),
@@ -279,7 +280,6 @@ TABLES = {
         },
         ["cost"],
     ),
-    "fine-tuning-claims": lambda: claims_table(claims_of_page()["fine-tuning-claims"]),
     "fine-tuning": lambda: cost_table({"MiniLM": read("hard-fine-tuning")}, ["cost"]),
     "hard-variants": lambda: variants_table(
         {
@@ -287,8 +287,6 @@ TABLES = {
             "Banking77": read("hard-variants-banking77"),
         }
     ),
-    "objectives": lambda: objectives_table(read("objectives")),
-    "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(
         {
             "digits": read("ledger-make-digits"),
@@ -298,9 +296,6 @@ TABLES = {
             ),
         }
     ),
-    "fuzz": lambda: fuzz_table(read("fuzz")),
-    "torture": lambda: torture_table(read("torture")),
-    "soak": lambda: soak_line(read("soak")),
 }
 """Every table needs its markers on the page."""
 

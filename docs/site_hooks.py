@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 REPORTS = ("fair-fashion-mnist", "fair-cifar10", "fair-banking77")
 """Committed comparisons whose pages are in the gallery."""
 _ROLE = re.compile(r":(?:func|class|mod|meth|data|attr|exc):")
@@ -29,8 +31,11 @@ def on_files(files: Any, *, config: Any) -> Any:
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     for name in REPORTS:
-        content = report(ROOT / "benchmarks" / "results" / f"{name}.json")
+        content = report(RESULTS / f"{name}.json")
         files.append(File.generated(config, f"gallery/{name}.html", content=content))
+    for name in tables_of_comparisons():
+        for ending, content in frontiers(RESULTS / f"{name}.json").items():
+            files.append(File.generated(config, f"figures/{name}{ending}", content=content))
     return files
 
 
@@ -39,6 +44,10 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     text = re.sub(r"\]\(\.\./(BENCHMARKS\.md)", r"](\1", markdown)
     text = re.sub(r"\[([^\]]*)\]\(\.\./[^)]*\)", r"\1", text)
     _llms[page.file.src_uri] = (str(page.title), text)
+    if page.file.src_uri == "BENCHMARKS.md":
+        for name in tables_of_comparisons():
+            end = f"<!-- /{name} -->"
+            text = text.replace(end, f"{end}\n\n{figure(name)}")
     return text.replace("<!-- gate -->", gate_figure())
 
 
@@ -68,10 +77,40 @@ def from_root(name: str) -> str:
     return text.replace("](docs/", "](")
 
 
+def tables_of_comparisons() -> list[str]:
+    """The tables of BENCHMARKS.md that have the name of a comparison's results."""
+    page = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
+    names = re.findall(r"<!-- /(\S+) -->", page)
+    return [name for name in names if "arms" in content_of(name) and "seeds" in content_of(name)]
+
+
+def content_of(name: str) -> dict[str, Any]:
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def frontiers(path: Path) -> dict[str, bytes]:
+    """A comparison's accuracy over its cost, for light and dark pages, by the ends of their names."""
+    from frugalkd.experiments.report import collect
+    from frugalkd.experiments.report.paper import plot
+
+    found = collect(path)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = {ending: Path(folder, ending) for ending in ("light.svg", "dark.svg")}
+        for ending, file in drawn.items():
+            plot(found, file, figure="frontier", dark=ending == "dark.svg")
+        return {f"-{ending}": file.read_bytes() for ending, file in drawn.items()}
+
+
+def figure(name: str) -> str:
+    """Of a table. The theme shows the one for its colours."""
+    alt = "Accuracy of this table's arms over what they cost"
+    return "".join(f"![{alt}](figures/{name}-{of}.svg#only-{of})" for of in ("light", "dark"))
+
+
 def gate_figure() -> str:
     """The fractions of the samples that a gate used, by epoch, as squares."""
-    file = ROOT / "benchmarks" / "results" / "fair-fashion-mnist.json"
-    arms = json.loads(file.read_text(encoding="utf-8"))["arms"]
+    arms = content_of("fair-fashion-mnist")["arms"]
     trained = next(arm for arm in arms if arm["arm"] == "ceiling-early@0.25")["history"]["trained"]
     panels = []
     for epoch in (1, 2, 3, 5, len(trained)):

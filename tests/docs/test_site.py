@@ -79,6 +79,17 @@ def test_nothing_is_loaded_from_a_network(pages, site):
     assert [name for name, css in sheets.items() if re.search(r"url\(['\"]?http", css)] == []
 
 
+def test_each_table_of_a_comparison_has_its_figures(site):
+    evidence = (site / "BENCHMARKS.html").read_text(encoding="utf-8")
+    for name in ("fair-fashion-mnist", "fashion-mnist-claims", "banking77", "objectives"):
+        assert f"<!-- /{name} -->" in (site / "BENCHMARKS.md").read_text(encoding="utf-8")
+        for of in ("light", "dark"):
+            assert f'src="figures/{name}-{of}.svg#only-{of}"' in evidence
+            drawn = (site / "figures" / f"{name}-{of}.svg").read_text(encoding="utf-8")
+            assert drawn.startswith("<?xml")
+    assert len(list((site / "figures").glob("*-light.svg"))) > 20
+
+
 def test_llms_txt_lists_the_markdown_of_each_page(site):
     lines = (site / "llms.txt").read_text(encoding="utf-8").splitlines()
     listed = {name for line in lines for name in re.findall(r"^- \[.*\]\((.+)\)$", line)}
