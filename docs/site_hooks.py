@@ -52,6 +52,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, *, page: Any, **_: Any) -> str:
+    """Tables can be scrolled by the keyboard where they are wider than the page."""
+    html = html.replace("<table>", '<table tabindex="0">')
     return _ROLE.sub("", html) if page.file.src_uri == "signatures.md" else html
 
 

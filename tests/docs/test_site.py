@@ -125,7 +125,13 @@ def opened(site, browser):
 
 @pytest.mark.parametrize(
     ("name", "width"),
-    [("index", 1280), ("concepts", 390), ("signatures", 1280), ("commands", 390)],
+    [
+        ("index", 1280),
+        ("concepts", 390),
+        ("signatures", 1280),
+        ("commands", 390),
+        ("BENCHMARKS", 390),
+    ],
 )
 def test_pages_fit_and_axe_finds_nothing_serious(opened, name, width):
     page = opened(name, width)
