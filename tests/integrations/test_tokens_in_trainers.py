@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from frugalkd import KD, All, RandomSubset, Sampling
+from frugalkd import KD, All, Optimizer, RandomSubset, Sampling, Schedule, Training, distill
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import (
     DataError,
@@ -108,7 +108,8 @@ def plainly(student, teacher, corpus, weighed=None):
     if weighed is not None:
         losses = losses * weighed.double()[learned.nonzero()[:, 0]]
     (losses.sum() / learned.sum()).backward()
-    return weights(student) - 0.5 * parameters_to_vector([p.grad for p in student.parameters()])
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in student.parameters()]
+    return weights(student) - 0.5 * parameters_to_vector(found)
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(20, 1), (5, 4), (3, 7)])
@@ -129,6 +130,46 @@ def test_a_step_is_that_of_one_big_batch(batch, accumulation, corpus, teacher, t
     wanted = plainly(model().double(), copy.deepcopy(teacher).double(), corpus, weighed)
     error = (weights(double) - wanted).norm() / (wanted - start).norm()
     assert error < 1e-6
+
+
+def adapted(*modules):
+    """A student whose LoRA adapters alone are trained; not zero, so that all of them learn."""
+    peft: Any = pytest.importorskip("peft", reason="needs peft")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        config = peft.LoraConfig(r=2, target_modules=list(modules), init_lora_weights=False)
+        return peft.get_peft_model(model(), config)
+
+
+of_peft = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+    "ignore:Model has `tie_word_embeddings:UserWarning",
+)
+
+
+@of_peft
+@pytest.mark.parametrize("kind", ["trainer", "loop"])
+def test_a_step_of_adapters_changes_them_alone(kind, corpus, teacher, tmp_path):
+    student = adapted("q_proj", "down_proj").double()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    given = {"objective": FORWARD, "teacher": copy.deepcopy(teacher).double()}
+    if kind == "trainer":
+        trainer(tmp_path, corpus, student=student, batch=20, **given).train()
+    else:
+        plain_sgd = Optimizer(name="sgd", lr=0.5, momentum=0.0, weight_decay=0.0)
+        constant = Schedule(shape="constant", warmup=0.0)
+        training = Training(epochs=1, batch_size=20, optimizer=plain_sgd, schedule=constant)
+        distill(student, corpus, training=training, device="cpu", **given)
+    wanted = plainly(adapted("q_proj", "down_proj").double(), given["teacher"], corpus)
+    torch.testing.assert_close(weights(student), wanted, rtol=1e-6, atol=1e-9)
+    after = student.state_dict()
+    assert all(("lora_" in name) != torch.equal(after[name], before[name]) for name in before)
+
+
+@of_peft
+def test_adapters_of_the_head_are_refused(corpus, teacher, tmp_path):
+    with pytest.raises(ModelError, match=r"its head is a Linear of peft\S*: leave the adapter"):
+        trainer(tmp_path, corpus, student=adapted("lm_head"), teacher=teacher).train()
 
 
 def on_a_rank(folder, store, where, accumulation):

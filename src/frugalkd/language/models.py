@@ -149,6 +149,12 @@ class CausalModel:
         inner: Any = getattr(model, "get_base_model", lambda: model)()
         base = getattr(inner, "base_model", None)
         head = getattr(inner, "get_output_embeddings", lambda: None)()
+        if isinstance(head, nn.Module) and not isinstance(head, nn.Linear):
+            raise ModelError(
+                f"{kind} needs a linear head, and its head is a {type(head).__name__} of "
+                f"{type(head).__module__}: leave the adapter of the head out (target_modules, "
+                "modules_to_save)"
+            )
         if not isinstance(base, nn.Module) or base is inner or not isinstance(head, nn.Linear):
             raise ModelError(
                 f"{kind} is no causal language model of transformers: a base_model and a linear "
