@@ -129,7 +129,7 @@ def test_a_killed_fill_ends_in_the_same_bytes(teacher, corpus, tmp_path, monkeyp
     whole = fill(teacher, corpus, tmp_path / "whole", batch_size=3)
     with monkeypatch.context() as patch:
         patch.setattr("frugalkd.teachers.store.SYNC_ROWS", 50)
-        patch.setattr(targets_module, "_CHUNK", 40)
+        patch.setattr(targets_module, "rows_at_once", lambda *_: 40)
         written, put = [0], Store.put
 
         def put_or_die(self, ids, views, records):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from frugalkd.errors import SettingError
 from frugalkd.objectives import KD
+from frugalkd.objectives._numerics import log_softmax_at
 from frugalkd.teachers.sparse import Sparse
 
 TEACHER = torch.randn(4, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -37,16 +38,33 @@ def test_kd_on_all_classes_is_kd_on_logits():
         torch.testing.assert_close(kd(STUDENT, whole(), LABELS), kd(STUDENT, TEACHER, LABELS))
 
 
+def test_gradients_are_those_of_the_softmax():
+    """Also twice, of a graph that is kept, and where a class is there twice."""
+    classes = torch.tensor([[1, 1, 4], [0, 8, 2], [5, 5, 5], [7, 3, 0]])
+    upstream = torch.randn(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    logits = (40 * STUDENT).requires_grad_()
+    plain = F.log_softmax(logits, dim=1).gather(1, classes)
+    found = log_softmax_at(logits, classes)
+    torch.testing.assert_close(found, plain)
+    (wanted,) = torch.autograd.grad(plain, logits, upstream)
+    for _ in range(2):
+        (got,) = torch.autograd.grad(found, logits, upstream, retain_graph=True)
+        torch.testing.assert_close(got, wanted)
+    far = torch.tensor([[0.0, -3000.0]], requires_grad=True)
+    assert log_softmax_at(far, torch.tensor([[1]])).item() == -3000.0
+
+
 def test_the_rest_is_one_outcome():
-    sparse, logs = top(3), F.log_softmax(STUDENT, dim=1)
+    sparse, every, logs = top(3), whole(), F.log_softmax(STUDENT, dim=1)
     classes = sparse.classes
     assert sparse.rest is not None
     student = logs.exp().gather(1, classes)
     outcomes = torch.cat([sparse.weights, sparse.rest[:, None]], dim=1)
     ours = torch.cat([student, 1 - student.sum(dim=1, keepdim=True)], dim=1)
     wanted = (outcomes * (outcomes.log() - ours.log())).sum(dim=1)
-    torch.testing.assert_close(sparse.divergence(logs), wanted)
-    assert (sparse.divergence(logs) <= whole().divergence(logs)).all()
+    found = sparse.divergence(logs.gather(1, classes))
+    torch.testing.assert_close(found, wanted)
+    assert (found <= every.divergence(logs.gather(1, every.classes))).all()
 
 
 def test_logits_share_the_rest_evenly():
@@ -79,4 +97,4 @@ def test_a_student_without_a_rest_has_a_finite_loss():
     sure[:, :3] = 0.0
     sparse = top(3)
     logs = F.log_softmax(sure, dim=1).scatter(1, sparse.classes, -math.log(3))
-    assert torch.isfinite(sparse.divergence(logs)).all()
+    assert torch.isfinite(sparse.divergence(logs.gather(1, sparse.classes))).all()

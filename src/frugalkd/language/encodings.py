@@ -68,9 +68,11 @@ class TokenEncoding(Format):
         """Records (rows,) of finite ``logits`` float (rows, classes), with the ``labels`` int64
         (rows,); a pure function of each row's logits and of (row, view), both (rows,)."""
         logs = torch.log_softmax(logits.double(), dim=1)
+        shares = logs.exp()
+        entropy = -torch.einsum("rc,rc->r", shares, logs)
         first = torch.from_numpy(draws.uniform(0, _STREAM, rows, views)).to(logs.device)
         records = np.empty(len(logits), self.record(logits.shape[1]))
-        chosen, head = self.choose(logs, first[:, None], self.count(logits.shape[1]))
+        chosen, head = self.choose(logs, shares, first[:, None], self.count(logits.shape[1]))
         numbers = chosen.cpu().numpy()
         records["classes"] = numbers & 0xFFFF
         if "high" in (records.dtype.names or ()):
@@ -82,7 +84,6 @@ class TokenEncoding(Format):
             records["first"] = _codes(kept[:, 0]).cpu().numpy()
             records["head"] = head.cpu().numpy()
         records["label"] = _codes(logs.gather(1, labels[:, None]))[:, 0].cpu().numpy()
-        entropy = -torch.nan_to_num(logs.exp() * logs, nan=0.0).sum(dim=1)  # 0 log 0
         records["entropy"] = _codes(-entropy).cpu().numpy()
         return records
 
@@ -103,10 +104,13 @@ class TokenEncoding(Format):
         return self.weigh(chosen, logs, head, entropy_of(records))
 
     @abstractmethod
-    def choose(self, logs: Tensor, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Which classes are kept, int64 (rows, count), of log probabilities ``logs`` (rows,
-        classes), by one uniform draw a row, ``first`` (rows, 1); and how many of them, the first
-        ones, are of the head, int64 (rows,)."""
+    def choose(
+        self, logs: Tensor, shares: Tensor, first: Tensor, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Which classes are kept, int64 (rows, count), by the probabilities ``shares`` (rows,
+        classes), whose memory may be used, their logarithms ``logs``, and one uniform draw a row,
+        ``first`` (rows, 1); and how many of them, the first ones, are of the head, int64
+        (rows,)."""
 
     @abstractmethod
     def weigh(self, classes: Tensor, logs: Tensor, head: Tensor, entropy: Tensor) -> Sparse:
@@ -131,17 +135,19 @@ class HeadAndTail(TokenEncoding):
     name = "head+tail"
     keeps = Fidelity.DRAWS
 
-    def choose(self, logs: Tensor, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logs: Tensor, shares: Tensor, first: Tensor, count: int
+    ) -> tuple[Tensor, Tensor]:
         top = logs.topk(count, dim=1)
-        shares = top.values.exp()
-        others = logs.exp().scatter(1, top.indices, 0.0)
+        largest = top.values.exp()
+        others = shares.scatter_(1, top.indices, 0.0)
         # What is left from each class on, summed from the smallest: a tail may be below 1e-16.
-        left = shares.flip(1).cumsum(dim=1).flip(1) + others.sum(dim=1, keepdim=True)
+        left = largest.flip(1).cumsum(dim=1).flip(1) + others.sum(dim=1, keepdim=True)
         slots = torch.arange(count, 0, -1, device=logs.device)
         # Of the head while p is at least an equal part, among the classes from it on, of that.
-        head = (shares * slots >= left).cumprod(dim=1).bool()
+        head = (largest * slots >= left).cumprod(dim=1).bool()
         drawn = (~head).sum(dim=1, keepdim=True)
-        tail = others.scatter(1, top.indices, shares.masked_fill(head, 0.0))
+        tail = others.scatter_(1, top.indices, largest.masked_fill(head, 0.0))
         places = first + torch.arange(count, device=logs.device) - (count - drawn)
         found = _find(tail, places.clamp_min(0.0) / drawn.clamp_min(1))
         return torch.where(head, top.indices, found), head.sum(dim=1)
@@ -176,7 +182,9 @@ class TopTokens(TokenEncoding):
     def settings(self) -> dict[str, Any]:
         return {"name": self.name, "record_bytes": self.record_bytes}
 
-    def choose(self, logs: Tensor, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logs: Tensor, shares: Tensor, first: Tensor, count: int
+    ) -> tuple[Tensor, Tensor]:
         return logs.topk(count, dim=1).indices, torch.full((len(logs),), count)
 
     def weigh(self, classes: Tensor, logs: Tensor, head: Tensor, entropy: Tensor) -> Sparse:
@@ -208,9 +216,11 @@ class SampledTokens(TokenEncoding):
     name = "sampled"
     keeps = Fidelity.DRAWS
 
-    def choose(self, logs: Tensor, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def choose(
+        self, logs: Tensor, shares: Tensor, first: Tensor, count: int
+    ) -> tuple[Tensor, Tensor]:
         places = (first + torch.arange(count, device=logs.device)) / count
-        return _find(logs.exp(), places), torch.zeros(len(logs))
+        return _find(shares, places), torch.zeros(len(logs))
 
     def weigh(self, classes: Tensor, logs: Tensor, head: Tensor, entropy: Tensor) -> Sparse:
         weights = torch.full(classes.shape, 1 / classes.shape[1])
@@ -250,10 +260,10 @@ def _of_bytes(levels: Tensor) -> Tensor:
 
 def _find(shares: Tensor, places: Tensor) -> Tensor:
     """The classes in whose part of the sum of ``shares`` (rows, classes) the ``places`` (rows, n)
-    in [0, 1) lie."""
-    below = shares.cumsum(dim=1)
-    total = below[:, -1:]
-    last = (below < total).sum(dim=1, keepdim=True).clamp(max=shares.shape[1] - 1)
+    in [0, 1) lie. Their memory is used."""
+    below = torch.cumsum(shares, 1, out=shares)
+    total = below[:, -1:].contiguous()
+    last = torch.searchsorted(below, total).clamp(max=shares.shape[1] - 1)
     return torch.minimum(torch.searchsorted(below, places * total, right=True), last)
 
 

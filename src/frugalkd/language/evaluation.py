@@ -15,7 +15,7 @@ from frugalkd.errors import Stopped
 from frugalkd.language.corpus import Corpus
 from frugalkd.language.criterion import token_targets
 from frugalkd.language.loss import check_token_objective
-from frugalkd.language.models import CausalModel
+from frugalkd.language.models import CausalModel, rows_at_once
 from frugalkd.models.identity import inference_mode
 from frugalkd.objectives import KD, CrossEntropy
 from frugalkd.runtime.devices import autocast, device_of
@@ -32,12 +32,12 @@ def measure_tokens(
     teacher: nn.Module | Targets | None = None,
     *,
     batch_size: int = 8,
-    chunk: int = 256,
+    chunk: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Measures of ``model`` over the learned tokens of a (held-out) corpus, on its device, in eval
-    mode; of ``chunk`` tokens the logits are in memory at a time.
+    mode; of ``chunk`` tokens, by default :func:`rows_at_once`, the logits are in memory at a time.
 
     Args:
         teacher: a causal language model, LiveTokens, or StoredTokens of this corpus, to compare
@@ -57,12 +57,13 @@ def measure_tokens(
         Stopped: ``should_stop`` returned True.
     """
     check_integer("batch_size", batch_size, 1)
+    parts, device = CausalModel(model, corpus.vocabulary), device_of(model)
+    chunk = rows_at_once(corpus.vocabulary, device) if chunk is None else chunk
     check_integer("chunk", chunk, 1)
-    parts = CausalModel(model, corpus.vocabulary)
     parts.check(corpus)
     targets = token_targets(teacher, corpus, precision=precision)
     check_token_objective(CrossEntropy() if targets is None else _FORWARD, targets)
-    device, sums = device_of(model), torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
     for start in range(0, len(corpus), batch_size):
         ids = np.arange(start, min(start + batch_size, len(corpus)))
         data: Any = send_to_device(corpus.batch(ids, ids * 0), device)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from frugalkd.data.batches import form
 from frugalkd.errors import ObjectiveError, SettingError, TargetsError
 from frugalkd.language.encodings import TokenEncoding
-from frugalkd.language.models import CausalModel
+from frugalkd.language.models import CausalModel, rows_at_once
 from frugalkd.language.targets import Rows
 from frugalkd.objectives import FeatureObjective, Objective
 from frugalkd.runtime.failures import blame
@@ -76,7 +76,7 @@ def token_loss(
     *,
     tokens: float,
     weights: Tensor | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
 ) -> TokenLoss:
     """The loss of the rows of a batch.
 
@@ -93,12 +93,13 @@ def token_loss(
             gradient does not depend on how the batch is divided. Where the ranks' gradients are
             averaged, as DDP does, divide it by their number.
         weights: (rows,), of each row: what its sample weighs times what the token does; None: 1.
-        chunk: rows whose logits are in memory at a time.
+        chunk: rows whose logits are in memory at a time; None: :func:`rows_at_once`.
 
     Raises:
         SettingError: there are not as many targets, or weights, as rows.
         ObjectiveError: the objective fails, or does not return one loss a row.
     """
+    chunk = rows_at_once(model.vocabulary, states.device) if chunk is None else chunk
     check_integer("chunk", chunk, 1)
     check_number("tokens", tokens, 0)
     for name, given in (("labels", labels), ("targets", targets), ("weights", weights)):

@@ -298,6 +298,13 @@ class CausalModel:
                 )
 
 
+def rows_at_once(outputs: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+    """How many rows have their logits in memory at a time. On a CPU as many as fill 24 MiB: larger
+    tensors get fresh memory from the system each time, which takes as long as the head's
+    products."""
+    return max(1, min(256, 24 * 2**20 // (dtype.itemsize * outputs))) if device.type == "cpu" else 256
+
+
 def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Logits (rows, outputs) in float32, or in float64 where the weights are."""
     dtype = torch.promote_types(weight.dtype, torch.float32)

@@ -27,7 +27,7 @@ from frugalkd.language.encodings import (
     label_logs_of,
     make_token_encoding,
 )
-from frugalkd.language.models import CausalModel, project
+from frugalkd.language.models import CausalModel, project, rows_at_once
 from frugalkd.models.identity import differences, identity, inference_mode, this_torch
 from frugalkd.outputs.tokens import IGNORED
 from frugalkd.policies.policy import Ids
@@ -42,9 +42,6 @@ from frugalkd.teachers.targets import Targets
 
 TOKENS = "tokens, loss mask and blocks"
 """The name, in a store's header, of the corpus's digest."""
-
-_CHUNK = 256
-"""Rows whose logits are in memory at a time while a store is filled."""
 
 
 class Rows(Protocol):
@@ -311,7 +308,7 @@ def _fill(
     options: FillOptions,
 ) -> None:
     header, encoding = store.header, _of_tokens(store.header.encoding)
-    draws = range(header.views)
+    draws, chunk = range(header.views), rows_at_once(corpus.vocabulary, device, torch.float64)
     batches = []
     for start in range(0, len(corpus), batch_size):
         ids = np.arange(start, min(start + batch_size, len(corpus)))
@@ -327,10 +324,10 @@ def _fill(
         with memory_for(f"running the teacher on batches of {batch_size} blocks", advice):
             data = send_to_device(corpus.batch(ids, np.zeros_like(ids)), device)
             labels, targets = live.model.labels(data), live.fetch(ids, np.zeros_like(ids), data)
-            for first in range(0, len(rows), _CHUNK):
-                part = slice(first, first + _CHUNK)
+            for first in range(0, len(rows), chunk):
+                part = slice(first, first + chunk)
                 logits, here = targets.part(part), rows[part]
-                finite = torch.isfinite(logits).all(dim=1).cpu().numpy()
+                finite = logits.sum(dim=1, dtype=torch.float64).isfinite().cpu().numpy()
                 if not finite.all():
                     block = ids[
                         np.searchsorted(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from frugalkd.errors import SettingError
@@ -43,15 +45,49 @@ def divergence(of: Tensor, against: Tensor) -> Tensor:
     return F.kl_div(against, of, reduction="none", log_target=True).sum(dim=1)
 
 
-def sparse_divergence(logits: Tensor, targets: Sparse, temperature: float) -> Tensor:
-    """KL(teacher || student), (rows,), from the student's logits. Raises SettingError: another
-    temperature than 1, at which sparse targets are kept."""
+def sparse_divergence(
+    logits: Tensor, targets: Sparse, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) and the cross-entropy with the label, both (rows,), from the student's
+    logits. Raises SettingError: another temperature than 1, at which sparse targets are kept."""
     if temperature != 1:
         raise SettingError(
             f"the temperature is {temperature:g}, and these soft targets are the teacher's at 1: "
             "set it to 1, or run the teacher live"
         )
-    return targets.divergence(F.log_softmax(full(logits), dim=1))
+    logs = log_softmax_at(full(logits), torch.cat([targets.classes, labels[:, None]], dim=1))
+    return targets.divergence(logs[:, :-1]), -logs[:, -1]
+
+
+def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logarithms (rows, n) of the softmax of ``logits`` (rows, outputs) at ``classes`` int64
+    (rows, n). Of many outputs it is faster than to take all: the gradient is made in the memory of
+    the softmax, and no other tensor has its size."""
+    return _LogSoftmaxAt.apply(logits, classes)
+
+
+class _LogSoftmaxAt(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, logits: Tensor, classes: Tensor
+    ) -> Tensor:
+        shares = torch.softmax(logits, dim=1)
+        largest, place = logits.max(dim=1, keepdim=True)  # its share is not rounded to 0
+        ctx.save_for_backward(logits, classes)
+        ctx.shares = shares if ctx.needs_input_grad[0] else None
+        return logits.gather(1, classes) - (largest - shares.gather(1, place).log())
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, upstream: Tensor
+    ) -> tuple[Tensor, None]:
+        logits, classes = ctx.saved_tensors
+        shares, ctx.shares = ctx.shares, None
+        if shares is None:  # of a graph that is kept
+            shares = torch.softmax(logits, dim=1)
+        of_logits = shares.mul_(-upstream.sum(dim=1, keepdim=True))
+        return of_logits.scatter_add_(1, classes, upstream), None
 
 
 def label_mask(logits: Tensor, labels: Tensor) -> Tensor:

@@ -55,11 +55,11 @@ class KD(Objective):
 
     def __call__(self, logits: Tensor, targets: Tensor | Sparse | None, labels: Tensor) -> Tensor:
         if isinstance(targets, Sparse):
-            soft = numerics.sparse_divergence(logits, targets, self.temperature)
+            soft, hard = numerics.sparse_divergence(logits, targets, labels, self.temperature)
         else:
             student, teacher = numerics.softened(logits, targets, self.temperature)
             soft = numerics.divergence(teacher, student)
-        hard = numerics.cross_entropy(logits, labels)
+            hard = numerics.cross_entropy(logits, labels)
         return self.alpha * self.temperature**2 * soft + (1 - self.alpha) * hard
 
 

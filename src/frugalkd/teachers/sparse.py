@@ -47,13 +47,12 @@ class Sparse:
         return self._each(lambda tensor: tensor.to(*where, **how))
 
     def divergence(self, logs: Tensor) -> Tensor:
-        """KL(teacher || student), (rows,), of the logarithms ``logs`` (rows, classes) of the
-        student's softmax; with ``rest``, the other classes are one outcome."""
-        found = logs.gather(1, self.classes)
-        crossed = (self.weights * found).sum(dim=1)
+        """KL(teacher || student), (rows,), of the logarithms ``logs`` (rows, n) of the student's
+        softmax at ``classes``; with ``rest``, the other classes are one outcome."""
+        crossed = (self.weights * logs).sum(dim=1)
         if self.rest is not None:
             # A class twice is counted twice: only exact tops have a rest, and no class twice.
-            others = torch.log1p(-found.exp().sum(dim=1).clamp(max=1 - 1e-6))
+            others = torch.log1p(-logs.exp().sum(dim=1).clamp(max=1 - 1e-6))
             crossed = crossed + self.rest * others
         return self.information - crossed
 
