@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from frugalkd.experiments.comparison.statistics import accuracies, differences, spread
@@ -146,6 +147,36 @@ def arms_table(comparison: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{collapsed(comparison)}{filling(comparison)}"])
+
+
+def tokens_table(comparison: dict[str, Any], vocabulary: int = 4096) -> str:
+    """A row per arm of language models, whose perplexity follows from the entropy that they saved;
+    the ratio of perplexities is paired by seed, its interval that of the logarithms' mean."""
+    reference, nats = comparison["reference"], math.log(vocabulary)
+    lines = [
+        f"| arm | seeds | perplexity | over {reference}'s, % | tokens % | seconds | time ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in comparison["arms"]:
+        own = accuracies(comparison, row["arm"])
+        known = [value for value in own.values() if value is not None]
+        _, found = differences(accuracies(comparison, reference), own)
+        learned = row["meters"]["tokens_backpropagated"]
+        whole = next(
+            each["meters"]["tokens_backpropagated"]
+            for each in comparison["arms"]
+            if each["arm"] == reference
+        )
+        cells = [
+            f"`{row['arm']}`",
+            str(len(known)),
+            f"{math.exp(nats * (1 - sum(known) / len(known))):.2f}",
+            "" if row["arm"] == reference else points(spread([nats * each for each in found]), "+"),
+            f"{100 * learned / whole:.1f}",
+            *costs(comparison, [row])[1:3],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", collapsed(comparison)])
 
 
 def filling(comparison: dict[str, Any]) -> str:

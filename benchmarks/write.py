@@ -29,6 +29,7 @@ from benchmarks.comparisons import (
     reference_table,
 )
 from benchmarks.cost_ratio import cost_table, variants_table
+from benchmarks.language.gains import table as gains_table
 from benchmarks.noise.table import table as noise_table
 from benchmarks.timing import CASES, Measurement, find_case
 from benchmarks.timing.table import bound, figure, seconds
@@ -255,6 +256,7 @@ BY_FILE = {
     factorial_table: ("fair-factorial-fashion-mnist", "fair-factorial-cifar10"),
     reference_table: ("fashion-mnist-reference",),
     objectives_table: ("objectives",),
+    gains_table: ("language-gains",),
     fuzz_table: ("fuzz",),
     torture_table: ("torture",),
     soak_line: ("soak",),

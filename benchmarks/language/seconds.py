@@ -117,9 +117,9 @@ def measure(tokens: int, epochs: int, rounds: int) -> dict[str, Any]:
 def ratios(found: Mapping[str, Any]) -> dict[str, list[float]]:
     """By round."""
     seconds, epochs = found["seconds"], found["epochs"]
-    turns = zip(*(seconds[name] for name in ("fill", "store", "live", "gkd")), strict=True)
+    rounds = zip(*(seconds[name] for name in ("fill", "store", "live", "gkd")), strict=True)
     made: dict[str, list[float]] = {"an epoch from the store / live": [], "all / GKD": []}
-    for fill, store, live, other in turns:
+    for fill, store, live, other in rounds:
         made["an epoch from the store / live"].append(store / epochs / live)
         made["all / GKD"].append((fill + store) / other)
     return made
