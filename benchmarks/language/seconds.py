@@ -26,7 +26,6 @@ from benchmarks.language.gains import SMOLLM2
 from frugalkd import KD
 from frugalkd.language import Corpus, StoredTokens, load_causal, tiny_model, tiny_splits
 from frugalkd.language.corpus import tokenize_corpus
-from frugalkd.outputs.tokens import IGNORED
 
 LENGTH, BATCH = 128, 4
 
