@@ -10,7 +10,7 @@ pytest.importorskip("transformers", reason="needs the extra transformers")
 from benchmarks.language.blocks import REST, Half, table  # noqa: E402
 
 
-def test_a_gate_takes_the_largest_divergences_and_lets_none_rest_for_long():
+def test_a_gate_takes_large_divergences_and_no_long_rest():
     half, uses = Half("gate", 10, 0), np.zeros(10, dtype=int)
     last = np.full(10, -1)
     divergences = np.arange(10, dtype=float)
