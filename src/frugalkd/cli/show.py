@@ -118,11 +118,17 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
         f"{meters['samples_backpropagated']:,} = {percent(results['budget'])} of "
         f"{results['train_samples']:,} samples x {epochs:g} epochs"
     )
+    if (share := results.get("token_budget")) is not None:
+        learned = f"{meters['tokens_backpropagated']:,}"
+        facts["tokens backpropagated"] = f"{learned} = {percent(share)} of full training's"
     limit = role.get("cost") or (role.get("policy") or role.get("regulation") or {}).get("cost")
     cost = (results.get("cost") or {}).get("epochs")
     if limit is not None and cost is not None:
         planned = [each["planned"] for each in results["history"]]
-        on_all = f"{planned.count(planned[0])} of them on all samples"
+        whole = planned.count(planned[0])
+        on_all = f"{whole} of them on all samples"
+        if whole >= max(2, len(planned) - 1):  # the last one is what was left of the cost
+            on_all += ": in effect a shorter schedule"
         facts["cost"] = f"{cost:.2f} of {epochs:g} epochs, over {trained:g}, {on_all}"
     elif trained is not None and trained < epochs - 1e-6:
         why = "no sample was active" if limit is None else "its cost is spent"
@@ -199,7 +205,12 @@ def ledger_view(summary: dict[str, Any]) -> RenderableType:
     )
     parts: list[RenderableType] = [head]
     if summary["always"] == 1:
-        parts.append(Text("All used in all epochs: a conventional training.", "yellow"))
+        parts.append(
+            Text(
+                "All were used in all epochs: the training had no gate, or nothing passed it.",
+                "yellow",
+            )
+        )
     if summary["classes"]:
         parts.append(_class_table(summary["classes"]))
     ends = [_sample_table(f"{end} significant", summary[end]) for end in ("most", "least")]

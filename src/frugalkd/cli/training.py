@@ -123,14 +123,14 @@ def distill(
     from frugalkd.experiments.runs.execute import distill as run
 
     following = show.command("ledger", "show", out)
-    if not made.gates:
-        following = show.command("evaluate", out, "--data", "own")
-    elif made.data.name is not None:  # only shipped data sets say how to prepare a picture
+    if made.data.name is not None:
         own, tokenizer = made.student.model.path, made.data.options.get("tokenizer")
         more = () if own is None else ("--import", own)
         more += ("--tokenizer", tokenizer) * os.path.isdir(tokenizer or "")
-        table = out / "classes.csv"
-        following = show.command("predict", out, "--data", made.data.name, "--out", table, *more)
+        words = ["evaluate", out, "--data", "own", *more]
+        if made.gates and "path" not in made.data.options:  # it has a test part of its own
+            words = ["predict", out, "--data", made.data.name, "--out", out / "classes.csv", *more]
+        following = show.command(*words)
     title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
     again = resume or started_again()
     training = partial(run, made, out, teacher=teacher, ledger=ledger, resume=again)
@@ -480,9 +480,11 @@ def estimate(
     words = ["distill", recipe, *limit, "--out", "runs/student"]
     if result["pays"] is False:  # of the mode; then everything, at the same cost
         words += ["--mode", "vanilla"]
+    following = []
+    if teacher is None and made.teacher.weights is None:
+        teacher = Path("runs/teacher")
+        following = [show.command("teach", recipe, "--out", teacher, settings=settings)]
     if teacher is not None:
         words += ["--teacher", str(teacher)]
-    elif made.teacher.weights is None:
-        words = ["teach", recipe, "--out", "runs/teacher"]
-    following = show.command(*words, settings=settings)
+    following.append(show.command(*words, settings=settings))
     show.print_result(as_json, result, show.estimate_view(result), following=following)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _AT_ONCE = 256
-_FILES = {".parquet": "parquet", ".arrow": "arrow"}
+_FILES = {
+    ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet",
+}  # fmt: skip
 _LARGEST_CARD = 1 << 20
 
 
@@ -53,8 +55,9 @@ def load_hugging_face(
 
     Args:
         root: the data root; a relative ``path`` may lie in it.
-        path: a folder made by ``save_to_disk``, a folder of Parquet or Arrow files, one such file,
-            or else a name on the hub (downloaded and kept by ``datasets``; no code of it is run).
+        path: a folder made by ``save_to_disk``; a file of Parquet, Arrow, CSV or JSON, or a folder
+            of such files; or else a name on the hub (downloaded and kept by ``datasets``; no code
+            of it is run).
         image: the column of encoded pictures.
         text: the column of texts, in place of ``image``.
         label: the column of class indices or of names; of lists of these, several labels; or of
@@ -113,8 +116,10 @@ def open_tables(
                 found = datasets.load_from_disk(os.fspath(place))
             elif place.suffix in _FILES:
                 found = datasets.load_dataset(_FILES[place.suffix], data_files=os.fspath(place))
+            elif place.is_file():
+                raise DataError(f"give a folder, or a file that ends in {', '.join(_FILES)}")
             else:
-                found = datasets.load_dataset(os.fspath(place), config)
+                found = datasets.load_dataset(os.path.abspath(place), config)
     except Exception as error:  # its readers, and the network, fail in many ways
         what = "the hub's" if place is None else "the local"
         reason = one_line(str(error).partition("\n")[0] or type(error).__name__)

@@ -39,7 +39,9 @@ class TokenCriterion(Criterion):
         ModelError: as :class:`CausalModel`, and its ``check``.
     """
 
-    def __init__(self, objective: Objective, model: nn.Module, corpus: Corpus, chunk: int | None = None):
+    def __init__(
+        self, objective: Objective, model: nn.Module, corpus: Corpus, chunk: int | None = None
+    ):
         super().__init__(objective)
         self.model, self._corpus, self._chunk = CausalModel(model, corpus.vocabulary), corpus, chunk
         self.model.check(corpus)

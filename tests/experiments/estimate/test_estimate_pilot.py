@@ -271,8 +271,8 @@ def test_an_estimate_at_a_cost(teacher):
     ("failing", "gap", "silent", "pays", "said"),
     [
         (0.3, 0.01, False, True, "after 6 epochs of everything 30% of the samples fail the gate"),
-        (0.3, 0.05, False, False, "on unseen samples 5.0 points less often"),
-        (0.9, 0.01, False, False, "a shorter schedule"),
+        (0.3, 0.05, False, False, "5.0 points less often than on its own, over the limit of 3"),
+        (0.9, 0.01, False, False, "over the limit of 60%; choose a larger cost, or mode vanilla"),
         (0.99, 0.0, True, None, "give it --seconds 60"),
     ],
 )

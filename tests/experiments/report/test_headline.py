@@ -116,6 +116,11 @@ def test_without_ours_and_without_anything():
         "infobatch is the most accurate of 2 arms: 91.0 % with 50 % of the samples; vanilla "
         "reaches 90.3 %"
     )
+    level = [VANILLA, make_arm("infobatch", 0.903, 0.5), make_arm("random", 0.88, 0.5, collapsed=2)]
+    assert said(level) == (
+        "vanilla and infobatch are level at the top: 90.3 % with 100 % of the samples; runs of "
+        "random collapsed or failed"
+    )
     empty = make_arm("vanilla", 0.9)
     empty["accuracy"] = {"mean": None, "ci95": None, "values": [None]}
     assert said([empty]) == "digits: no run has given an accuracy yet"

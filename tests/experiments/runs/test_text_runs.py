@@ -167,3 +167,50 @@ def test_a_text_column_of_any_table(tmp_path, require_data):
         load_data("hugging-face", **{**options, "text": "text"}, test=0.2)
     with pytest.raises(DataError, match="or the texts: text"):
         load_data("hugging-face", path=options["path"], label="kind", test=0.2)
+
+
+CSV = """
+name: kinds
+data: {{name: hugging-face, options: {{path: {path}, text: question, label: kind, test: 0.2}}}}
+teacher:
+  model: {{name: text-cnn, options: {{width: 8, kernel: 0, buckets: 500}}}}
+  training: {{epochs: 1, batch_size: 32}}
+student:
+  model: {{name: text-cnn, options: {{width: 8, kernel: 0, buckets: 500}}}}
+  mode: regulated
+  training: {{epochs: 2, batch_size: 32}}
+"""
+
+
+def test_a_table_of_ones_own_texts(cli, tmp_path):
+    """A CSV file with other columns and with names of classes, from a teacher to predictions."""
+    pytest.importorskip("datasets")
+    lines = [f'"What is {word}, {k}?",{"ab"[k % 2]}' for k, word in enumerate(["it"] * 60)]
+    (tmp_path / "own.csv").write_text("question,kind\n" + "\n".join(lines))
+    (tmp_path / "mine.yaml").write_text(CSV.format(path=tmp_path / "own.csv"))
+    recipe, teacher, student = (str(tmp_path / name) for name in ("mine.yaml", "t", "s"))
+    code, _, err = cli("teach", recipe, "--out", teacher)
+    assert code == 0, err
+    code, text, err = cli("distill", recipe, "--teacher", teacher, "--out", student)
+    assert code == 0, err
+    assert f"next: frugalkd evaluate {student} --data own\n" in text
+    found = {}
+    for data in ("own", str(tmp_path / "own.csv")):
+        code, text, err = cli("evaluate", student, "--data", data, "--json")
+        assert code == 0, err
+        found[data] = json.loads(text)["samples"]
+    assert list(found.values()) == [12, 60]
+    where = str(tmp_path / "classes.csv")
+    code, _, err = cli("predict", student, "--data", str(tmp_path / "own.csv"), "--out", where)
+    assert code == 0, err
+    (tmp_path / "other.csv").write_text("text\nWhat?\n")
+    (tmp_path / "other.log").write_text("What?\n")
+    for name, said in (
+        ("other.csv", "the columns are text: need question, of texts"),
+        ("nothing.txt", "there is no such file"),
+    ):
+        code, _, err = cli("predict", student, "--data", str(tmp_path / name), "--out", where)
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+    with pytest.raises(DataError, match=r"ends in \.arrow, \.csv"):
+        load_data("hugging-face", path=str(tmp_path / "other.log"), text="text")

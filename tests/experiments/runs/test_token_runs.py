@@ -81,6 +81,7 @@ def test_from_a_text_to_a_student(cli, path, folder, teacher, recipe, tmp_path):
     code, text, err = cli("distill", path, "--teacher", str(teacher), "--out", str(run))
     assert code == 0, err
     assert "perplexity" in text
+    assert re.search(r"tokens backpropagated +[\d,]+ = 100.0 % of full training's", text)
     assert f"frugalkd evaluate {run} --data own" in text
     results = json.loads((run / "results.json").read_text())
     data, measured = blocks_of(recipe), results["evaluation"]
@@ -106,7 +107,10 @@ def test_from_a_text_to_a_student(cli, path, folder, teacher, recipe, tmp_path):
     assert json.loads(text)["tokens"] == pytest.approx(both, abs=5)  # the first of a block is none
     code, _, err = cli("report", str(run))
     assert code == 0, err
-    assert "KL to the teacher" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "KL to the teacher" in page
+    assert "tokens backpropagated, of full training" in page
+    assert re.search("backpropagated 100.% as many tokens as full training", page)
 
 
 def test_a_second_student_runs_the_teacher_no_more(recipe, teacher, tmp_path):
@@ -124,6 +128,8 @@ def test_a_recipe_learns_a_part_of_the_positions(recipe, teacher, tmp_path, kind
     results, data = distill_run(half, tmp_path / "s", teacher=teacher), blocks_of(recipe)
     assert results["meters"]["samples_backpropagated"] == len(data.train)
     assert results["meters"]["tokens_backpropagated"] == data.train.drawn(0.5).rows
+    assert results["budget"] == 1
+    assert results["token_budget"] == data.train.drawn(0.5).rows / data.train.rows
     assert results["evaluation"]["tokens"] == data.eval_dataset.rows
     if kind == "stored":
         assert results["targets"]["rows"] == data.train.rows

@@ -356,9 +356,7 @@ def _verdict(row: dict[str, Any], silent: bool) -> tuple[bool | None, str]:
     )
 
 
-def _verdict_at_cost(
-    found: dict[str, float], silent: bool, longer: str
-) -> tuple[bool | None, str]:
+def _verdict_at_cost(found: dict[str, float], silent: bool, longer: str) -> tuple[bool | None, str]:
     """Whether selection pays at a cost (None: the pilot cannot say), and the sentence."""
     epochs, failing, gap = found["epochs"], found["failing"], found["gap"]
     if silent:
@@ -367,16 +365,20 @@ def _verdict_at_cost(
             f"gate in it): {longer}"
         )
     after = f"after {epochs:.3g} epochs of everything {failing:.0%} of the samples fail the gate"
+    instead = (
+        "choose a larger cost, or mode vanilla at this one: fewer epochs on all samples, which is "
+        "what the gate would come to"
+    )
     if gap > GAP:
         return False, (
             f"selection will not pay at this cost: {after}, and the model is right on unseen "
-            f"samples {100 * gap:.1f} points less often (over {100 * GAP:.0f}: it remembers); the "
-            "training will be a shorter schedule"
+            f"samples {100 * gap:.1f} points less often than on its own, over the limit of "
+            f"{100 * GAP:.0f}: it remembers them; {instead}"
         )
     if failing > MOST_FAIL:
         return False, (
-            f"selection will not pay at this cost: {after}, over {MOST_FAIL:.0%}; the training "
-            "will be a shorter schedule"
+            f"selection will not pay at this cost: {after}, over the limit of {MOST_FAIL:.0%}; "
+            f"{instead}"
         )
     return True, (
         f"selection pays at this cost: {after}, and the model is right on unseen samples nearly as "

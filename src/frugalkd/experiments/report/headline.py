@@ -100,7 +100,7 @@ def _sentence(comparison: Comparison) -> str:
         gap = _gap(random, arm) or 0.0
         how = " does better" if gap > _ROUNDING else " does as well" if gap >= -_ROUNDING else ""
         said += f"; random at the same count{how}: {percent(mean[random.arm])}"
-    return said + _against_rivals(comparison, arm, random)
+    return said + _against_rivals(comparison, arm, random) + _collapsed(named)
 
 
 def _means(arms: Sequence[ArmRecord]) -> dict[str, float | None]:
@@ -146,11 +146,20 @@ def _most_accurate(comparison: Comparison, reference: ArmRecord | None) -> str:
     arms = len(comparison.arms)
     most = "the most accurate" if comparison.measure == "accuracy" else "the best"
     rank = f" is {most} of {arms} arms" if arms > 1 else ", the only arm so far"
+    gaps = {arm.arm: _gap(arm, best) for arm in known if arm is not best}
+    level = [name for name, gap in gaps.items() if gap is not None and abs(gap) <= _ROUNDING]
+    if level:
+        rank = f" and {', '.join(map(inline, level))} are level at the top"
     said = f"{inline(best.arm)}{rank}: "
     said += f"{percent(mean[best.arm])} with {percent(best.budget.mean, 0)} of the samples"
     if reference in known and best is not reference:
         said += f"; {inline(reference.arm)} reaches {percent(mean[reference.arm])}"
-    return said
+    return said + _collapsed(known)
+
+
+def _collapsed(arms: Sequence[ArmRecord]) -> str:
+    names = ", ".join(inline(arm.arm) for arm in arms if arm.collapsed)
+    return f"; runs of {names} collapsed or failed" if names else ""
 
 
 def how_chosen(comparison: Comparison) -> str:
@@ -191,7 +200,10 @@ def run_headline(run: RunRecord) -> str:
         elif name != "accuracy":
             article = "an" if name == "R2" else "a"
             measured = f"has {article} {name} of {number(value, 4)} on {held}"
-    spent = f"backpropagated {percent(run.budget, 0)} as many samples as full training"
+    share, of = (
+        (run.budget, "samples") if run.token_budget is None else (run.token_budget, "tokens")
+    )
+    spent = f"backpropagated {percent(share, 0)} as many {of} as full training"
     time = seconds(run.meters.wall_seconds)
     return f"{what}: the {role_of(run)} {measured}, and {spent}, in {time}"
 

@@ -264,7 +264,9 @@ def _by_class(summary: LedgerSummary | None, what: str) -> list[Block]:
         return [_UNKNOWN]
     made: list[Block] = []
     if summary.always == 1:
-        made.append("All samples were used in all epochs: a conventional training.")
+        made.append(
+            "All samples were used in all epochs: the training had no gate, or nothing passed it."
+        )
     if summary.classes:
         made.append(figures.by_class(summary, what))
     if summary.histogram:
@@ -362,6 +364,7 @@ def run_numbers(run: RunRecord) -> Table:
     if run.teacher is not None and run.teacher.evaluation is not None:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget
+    fractions["tokens backpropagated, of full training"] = run.token_budget
     queries = [] if run.kind == "teach" else [["teacher queries", amount(meters.teacher_queries)]]
     rows += [
         *([name, fraction(value)] for name, value in fractions.items() if value is not None),

@@ -240,6 +240,8 @@ def _execute(
         )
         run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
+        epochs, train_data = role.training.epochs, run_data.train
+        tokens = train_data.whole.rows if isinstance(train_data, Corpus) else None
         filling = (notes["targets"] or {}).get("filling") or {"rows": 0}
         results = {
             "schema": SCHEMA,
@@ -261,7 +263,8 @@ def _execute(
             "split": run_data.split,
             "train_samples": samples,
             "epochs": run.ledger.epochs,
-            "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
+            "budget": meters["samples_backpropagated"] / (samples * epochs),
+            "token_budget": tokens and meters["tokens_backpropagated"] / (tokens * epochs),
             "cost": run.meters.cost(samples, filled=filling["rows"]),
             "meters": meters,
             "evaluation": run.evaluation,

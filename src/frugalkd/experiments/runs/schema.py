@@ -241,6 +241,7 @@ class Results(Record):
     train_samples: int = Field(ge=1, le=LARGEST)
     epochs: Number | None = Field(None, description="fewer than the recipe's if its policy stopped")
     budget: Number = Field(description="samples_backpropagated / (train_samples x epochs)")
+    token_budget: Number | None = Field(None, description="of a corpus, the same of its tokens")
     cost: Cost | None = Field(None, description="not held by earlier versions")
     meters: MetersRecord
     evaluation: Evaluation | None = None

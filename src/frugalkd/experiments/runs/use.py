@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -305,7 +305,8 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
     classes = loaded.classes if by_class else ()
     if loaded.texts is not None:
         with located(Path(data)):
-            texts, labels = _texts(classes, data)
+            about = section(section(results_of(run), "recipe"), "data")
+            texts, labels = _texts(classes, data, section(about, "options"))
         names, labels = [str(row) for row in range(len(texts))], labels if by_class else None
         return Predictions("texts", names, loaded.outputs(texts), labels)
     if loaded.preprocess is None:
@@ -327,8 +328,13 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
     return Predictions("images", names, probabilities, labels, failed)
 
 
-def _texts(classes: Sequence[str], data: str) -> tuple[Sequence[str], Labels]:
+def _texts(
+    classes: Sequence[str], data: str, options: Mapping[str, Any]
+) -> tuple[Sequence[str], Labels]:
+    """Texts, and labels where they are known; a table has the columns that the ``options`` of the
+    run's own data name."""
     path = Path(data)
+    text, label = options.get("text") or "text", options.get("label") or "label"
     if data in DATA:
         if "tokenizer" not in signature(DATA[data]).parameters or data == "hugging-face":
             raise DataError(f"data set {data!r} has no texts of its own, which this model takes")
@@ -336,16 +342,23 @@ def _texts(classes: Sequence[str], data: str) -> tuple[Sequence[str], Labels]:
         texts = test.texts(range(len(test))) if isinstance(test, TextData) else None
         assert texts is not None, "read from a file that is still there"
         return texts, labels_by_name(test.labels.numpy(), test.classes, classes, data)
-    if path.suffix == ".parquet" and path.is_file():
+    if path.suffix == ".parquet" and path.is_file() and (text, label) == ("text", "label"):
         texts, labels, names = read_columns(path)
         if names != tuple(map(str, range(len(names)))):  # else the file has none
             labels = labels_by_name(labels, names, classes, "the file")
         return texts, labels
+    if path.suffix in (".csv", ".parquet") and path.is_file():
+        table = read_table(path)
+        if text not in table or table[text].dtype != object:
+            raise DataError(f"the columns are {', '.join(table)}: need {text}, of texts")
+        return table[text].tolist(), learned(table, classes, label)
     if path.suffix == ".txt" and path.is_file():
         return read_lines(path), None
+    if path.suffix in (".csv", ".parquet", ".txt"):
+        raise DataError("there is no such file")
     raise DataError(
         f"no such data: {nearest(data, DATA)}; or name a FILE.txt with a text a line, or a "
-        "FILE.parquet with text and label"
+        f"FILE.csv or FILE.parquet with the columns {text} and {label}"
     )
 
 
