@@ -92,7 +92,7 @@ def content_of(name: str) -> dict[str, Any]:
 
 
 def frontiers(path: Path) -> dict[str, bytes]:
-    """A comparison's accuracy over its cost, for light and dark pages, by the ends of their names."""
+    """A comparison's accuracy over its cost, for light and dark pages, by the ends of names."""
     from frugalkd.experiments.report import collect
     from frugalkd.experiments.report.paper import plot
 

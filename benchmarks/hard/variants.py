@@ -213,7 +213,8 @@ def train(
             found, mode=None, regulation=None, cost=None, policy=gate(**plain | settings)
         )
 
-    epochs = recipe.student.most_epochs
+    student = recipe.student
+    epochs = modes.spread(student.training.epochs, student.cost, student.chosen_policy)
     spread = override(recipe, {"student.cost": None, "student.training.epochs": epochs})
     (teacher,) = (comparison / "teachers").glob("self-regulated-*")
     with mock.patch.object(execute, "sampling_of", sampling):

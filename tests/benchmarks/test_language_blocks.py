@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
 
-from benchmarks.language.blocks import REST, Half, table  # noqa: E402
+from benchmarks.language.blocks import REST, Half, table
 
 
 def test_a_gate_takes_large_divergences_and_no_long_rest():

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
 
-from benchmarks.language.gains import FLOOR, replaced, table  # noqa: E402
+from benchmarks.language.gains import FLOOR, replaced, table
 
 
 def test_r_is_the_ratio_of_variances():

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
 
-from benchmarks.language.seconds import ratios, table  # noqa: E402
+from benchmarks.language.seconds import ratios, table
 
 
 def test_ratios_are_of_one_round_each():

@@ -66,7 +66,7 @@ def test_an_open_file_a_temporary_one_and_a_thread_are_seen(tmp_path):
 
 @pytest.mark.heavy
 def test_forty_runs_leak_nothing():
-    # An allocation that lasts longer than others moves the heap by some pages; the digits are 92 kB.
+    # What lasts longer than the rest of a run moves the heap by some pages; the digits are 92 kB.
     command = [sys.executable, SCRIPT, "--runs", "40", "--most", "50000"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
