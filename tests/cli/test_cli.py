@@ -72,7 +72,12 @@ def test_help_fits_and_names_all_commands(cli):
         ("teach", "missing argument 'RECIPE'"),
         ("teach digits", "missing option '--out'"),
         ("teach digits --out x --sed 3", "no such option"),
-        ("teach digits --out x --seed x", "invalid value for '--seed'"),
+        (
+            "teach digits --out x --seed x",
+            "invalid value for '--seed': it should be a valid integer, not 'x'",
+        ),
+        ("distill digits --out x --cost 30%", "it should be a valid number, not '30%'"),
+        ("export x --out x --to onxx", "invalid value for '--to': 'onxx' is not one of 'onnx'"),
         ("teach digts --out x", "unknown recipe 'digts': did you mean digits?"),
         ("teach digits --out x --seed -1", "seed is -1"),
         ("teach digits --out x --set teacher.polcy=1", "teacher.polcy: did you mean policy?"),
@@ -111,7 +116,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, argum
         ("compare digits --budgets 25% --out x", "--budgets 25%: write parts of 1, as in 0.1,0.25"),
         ("compare digits --budgets 25 --out x", "in (0, 1], not 25 (25 % is 0.25)"),
         ("compare digits --budgets 0 --out x", "in (0, 1], not 0\n"),
-        ("compare digits --seeds three --out x", "'--seeds': it should be a valid integer (see"),
+        ("compare digits --seeds three --out x", "'--seeds': it should be a valid integer, not 'three' (see"),
         ("compare digits --jobs 0 --out x", "'--jobs': it should be greater than or equal to 1"),
         (
             "compare digits --arms vanilla regulated --out x",

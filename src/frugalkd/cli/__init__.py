@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import typer
@@ -184,7 +186,11 @@ def _usage(error: Exception, arguments: Sequence[str]) -> str:
     context = getattr(error, "ctx", None)
     message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
     message = message.rstrip(".").partition(", unable to parse")[0]
-    message = message.replace("Input should be", "it should be")
+    message = message.replace("Input should be", "it should be").replace("Value error, ", "")
+    of = re.match(r"Invalid value for '(--\S+)': it should be a valid (number|integer)", message)
+    if of is not None:
+        given = dict(pairwise(arguments)).get(of[1])
+        message += "" if given is None else f", not {given!r}"
     if not message:  # of a group without a command
         return ""
     if message.startswith("Got unexpected extra argument"):

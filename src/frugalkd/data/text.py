@@ -282,7 +282,9 @@ def from_transformers(kind: str, name: str, *, download: bool = True, **options:
             "with 'hf download', or allow it with --download (in Python download=True)"
         ) from None
     except Exception as error:  # damaged files, and the network, fail in many ways
-        raise ModelError(f"nothing to load at {name!r}: {one_line(error)[:200]}") from error
+        where = "" if os.path.isdir(folder) else "there is no such folder; of the hub: "
+        reason = one_line(error).partition(". ")[0][:200]
+        raise ModelError(f"nothing to load at {name!r}: {where}{reason}") from error
 
 
 @contextmanager
