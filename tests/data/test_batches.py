@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from frugalkd.data.batches import call, inputs_of, join_padded, split
-from frugalkd.errors import UnsupportedData
+from frugalkd.data.batches import call, inputs_of, join_padded, run_model, split
+from frugalkd.errors import ModelError, UnsupportedData
 
 X, Y = torch.randn(3, 2), torch.tensor([0, 1, 1])
 
@@ -84,3 +85,10 @@ def test_padded_batches_are_joined_on_either_side():
     assert left["input_ids"].tolist() == [[9, 1], [2, 3]]
     assert left["attention_mask"].tolist() == [[0, 1], [1, 1]]
     assert join_padded([short, long])["input_ids"].tolist() == [[1, 0], [2, 3]]
+
+
+def test_token_ids_beyond_an_embedding_are_named():
+    embedding = torch.nn.Embedding(10, 3)
+    data = {"input_ids": torch.tensor([[1, 2], [3, 61]])}
+    with pytest.raises(ModelError, match=r"fails on samples 4, 5, whose token ids reach 61 \(Ind"):
+        run_model(lambda batch: embedding(batch["input_ids"]).sum(dim=1), data, np.array([4, 5]))

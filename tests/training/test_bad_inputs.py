@@ -269,7 +269,7 @@ READ: dict[str, Kind] = {
     "inputs of another size": (lambda: Pairs(lambda x, y: (x[:4], y)), "fails on samples"),
     "inputs of float64": (lambda: Pairs(lambda x, y: (x.double(), y)), "fails on samples"),
     "inputs of integers": (lambda: Pairs(lambda x, y: (x.long(), y)), "fails on samples"),
-    "inputs of text": (lambda: Pairs(lambda x, y: ("text", y)), "fails on samples"),
+    "inputs of text": (lambda: Pairs(lambda x, y: ("text", y)), "inputs are texts: give token ids"),
     "inputs of one number": (lambda: Pairs(lambda x, y: (float(y), y)), "fails on samples"),
     "a label below 0": (lambda: one(lambda x, y: (x, -1)), f"{NAMED} has label -1", TRAINING),
     "a label of no class": (lambda: one(lambda x, y: (x, 4)), f"{NAMED} has label 4", TRAINING),

@@ -139,8 +139,19 @@ def run_model(
         logits = unwrapped(forward(data))
     except Exception as error:
         which = "a batch" if ids is None else f"samples {few(ids.tolist())}"
-        blame(error, ModelError, f"{whose} fails on {which}")
+        blame(error, ModelError, f"{whose} fails on {which}{_about_texts(data, error)}")
     return checked_logits(logits, None if ids is None else len(ids), whose)
+
+
+def _about_texts(data: Any, error: Exception) -> str:
+    """What a model was given that texts are often given as, for an error."""
+    inputs = data[0] if isinstance(data, tuple | list) and data else data
+    if isinstance(inputs, tuple | list) and inputs and isinstance(inputs[0], str):
+        return ", whose inputs are texts: give token ids, as the data set 'hugging-face' does,"
+    ids = data.get("input_ids") if isinstance(data, Mapping) else None
+    if isinstance(error, IndexError) and isinstance(ids, Tensor) and ids.numel():
+        return f", whose token ids reach {int(ids.max())}"
+    return ""
 
 
 def checked_logits(
