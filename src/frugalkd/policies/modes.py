@@ -72,6 +72,9 @@ class Sampling(Settings):
             decays with what is spent.
         gamma: *significance* and *hybrid* weigh a sample by significance ** gamma.
         weights: float32 (samples,), in place of a mode; a sample of weight 0 is never used.
+        class_weights: what the samples of each class weigh, scaled to a mean of 1 over all samples
+            and multiplied with other weights: ``balanced``, the inverse of a class's samples, or
+            one number a class. Data list their classes as ``labels``.
         scores: float32 (samples,), for a policy that needs them:
             :func:`frugalkd.experiments.scoring.score` makes them.
         label_free: read no label of the data, even where there are some: the teacher's top class
@@ -95,6 +98,7 @@ class Sampling(Settings):
     cost: Positive | None = None
     gamma: NotNegative = 1.0
     weights: NDArray[np.float32] | None = None
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     scores: NDArray[np.float32] | None = None
     label_free: bool = False
     output: OutputName = "one-class"
@@ -105,6 +109,10 @@ class Sampling(Settings):
             check_kind(self.policy)
             if self.regulation is not None:
                 raise SettingError("regulation is the gate of a mode: give it, or a policy")
+        if self.class_weights is not None and (self.label_free or self.output != "one-class"):
+            raise SettingError("class_weights are of labels of one class, which this does not read")
+        if isinstance(self.class_weights, tuple) and min(self.class_weights, default=-1.0) < 0:
+            raise SettingError("class_weights must be 0 or more, one number a class")
         if self.cost is not None:
             check_cost(self.cost)
             _ = self.chosen_policy

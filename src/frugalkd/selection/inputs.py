@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -151,13 +152,34 @@ def inputs_to_compare(
 
 
 def weights_of(sampling: Sampling, data: Dataset) -> NDArray[np.float32] | None:
-    """What samples weigh: as given, or by the significance of the mode's ledger; None for 1.
-    Raises LedgerError where that was made on other data, or holds no significance."""
-    ledger = sampling.weighing_ledger
-    if ledger is None:
-        return sampling.weights
-    _refuse_other_data(ledger, data, "train a teacher on these")
-    return significance_weights(ledger, sampling.gamma)
+    """What samples weigh: as given, or by the significance of the mode's ledger, and by class; None
+    for 1. Raises LedgerError where the ledger was made on other data, or holds no significance,
+    SettingError as :func:`class_weights`."""
+    ledger, made = sampling.weighing_ledger, sampling.weights
+    if ledger is not None:
+        _refuse_other_data(ledger, data, "train a teacher on these")
+        made = significance_weights(ledger, sampling.gamma)
+    if sampling.class_weights is None:
+        return made
+    by_class = class_weights(sampling.class_weights, data)
+    return by_class if made is None else by_class * np.asarray(made, dtype=np.float32)
+
+
+def class_weights(wanted: str | Sequence[float], data: Dataset) -> NDArray[np.float32]:
+    """float32 (samples,), of mean 1: what the class of each sample weighs, by ``balanced`` the
+    inverse of how many samples it has. Raises SettingError: there is no weight for a class, all are
+    0, or ``data`` do not list their labels."""
+    labels = labels_of(data)
+    if labels is None:
+        raise SettingError("class_weights need data.labels, the classes of all samples: add them")
+    counts = np.bincount(labels)
+    each = 1 / np.maximum(counts, 1) if isinstance(wanted, str) else np.asarray(wanted, float)
+    if len(each) < len(counts):
+        raise SettingError(f"class_weights are {len(each)}, and there are {len(counts)} classes")
+    made = each[labels]
+    if not made.any():
+        raise SettingError("class_weights are 0 for all classes that there are")
+    return (made / made.mean()).astype(np.float32)
 
 
 def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:

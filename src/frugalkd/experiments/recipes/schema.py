@@ -259,6 +259,9 @@ class Role(Strict):
     model: ModelSettings
     augment: Augmentation = Augmentation()
     training: Training = Training()
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = Field(
+        None, description="balanced, or what samples of each class weigh, scaled to a mean of 1"
+    )
     dynamics: bool = Field(
         False, description="record training dynamics in the ledger, for 'frugalkd ledger audit'"
     )
@@ -651,6 +654,7 @@ class Recipe(Strict):
             "student.teachers": student.teachers is not None,
             "significance weights": student.weighted,
             "student.label_free": student.label_free,
+            "class_weights": student.class_weights or self.teacher.class_weights,
             "student.targets.kind: ema": targets.kind == "ema",
             "student.targets.fill: first-visit": targets.fill == "first-visit",
             "student.targets.features": bool(targets.features),

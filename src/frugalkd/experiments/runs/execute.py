@@ -101,7 +101,9 @@ def teach(
         objective = role.objective.build()
         learns = "tokens" if isinstance(data, Corpus) else objective.learns
         dynamics = role.dynamics and OUTPUTS[learns].dynamics
-        sampling = Sampling(policy=policy, scores=scores, dynamics=dynamics)
+        sampling = Sampling(
+            policy=policy, scores=scores, dynamics=dynamics, class_weights=role.class_weights
+        )
         run = fit(model, data, sampling=sampling, objective=objective, **keywords)
         notes = {"teacher": None, "targets": None, "scoring": scoring, "features": run.features}
         return run, notes

@@ -332,6 +332,7 @@ def sampling_of(
         return Sampling(
             mode=role.mode, ledger=ledger, regulation=role.regulation, gamma=role.gamma,
             label_free=role.label_free, cost=role.cost, dynamics=role.dynamics,
+            class_weights=role.class_weights,
         )  # fmt: skip
     weights = None
     if ledger is not None:
@@ -339,7 +340,7 @@ def sampling_of(
         weights = weights_of(by_ledger, run_data.train)
     return Sampling(
         policy=role.policy.build(), weights=weights, label_free=role.label_free, cost=role.cost,
-        dynamics=role.dynamics,
+        dynamics=role.dynamics, class_weights=role.class_weights,
     )  # fmt: skip
 
 
