@@ -134,10 +134,10 @@ def push(
 def predict(
     run: Path = options.RUN,
     data: str = option(
-        "--data NAME|FOLDER|FILE.npy",
-        "What to classify: a data set's name (its test part), a folder of pictures, or an array "
-        "of uint8 images; for a model of texts a .txt or .parquet file, of tables one of these: "
-        "`--data my-images/`.",
+        "--data own|NAME|FOLDER|FILE",
+        "What to classify: own, the held-out part of the run's own data; a data set's name (its "
+        "test part); a folder of pictures, or an .npy of uint8 images; for a model of texts a "
+        ".txt, .csv or .parquet file, of tables one of these: `--data my-images/`.",
         ...,
     ),
     out: Path = option("--out FILE.csv", "The table to write: `--out classes.csv`.", ...),
@@ -156,8 +156,8 @@ def predict(
     """
     from frugalkd.experiments.runs.use import predict_to_csv
 
-    allowed = Allowed(imports, download=download, tokenizer=tokenizer)
-    found = predict_to_csv(run, data, out, probabilities, allowed)
+    allowed = Allowed(imports, data == OWN, download, tokenizer)
+    found = predict_to_csv(run, None if data == OWN else data, out, probabilities, allowed)
     rows, failed = len(found.names), len(found.failed)
     content = {"run": str(run), "data": data, found.what: rows, "failed": failed, "out": str(out)}
     facts = {found.what: f"{rows:,}", "of these unreadable": failed or None, "written to": out}

@@ -201,8 +201,13 @@ def test_a_table_of_ones_own_texts(cli, tmp_path):
         found[data] = json.loads(text)["samples"]
     assert list(found.values()) == [12, 60]
     where = str(tmp_path / "classes.csv")
-    code, _, err = cli("predict", student, "--data", str(tmp_path / "own.csv"), "--out", where)
-    assert code == 0, err
+    for data, rows in (("own", 12), (str(tmp_path / "own.csv"), 60)):
+        code, _, err = cli("predict", student, "--data", data, "--out", where)
+        assert code == 0, err
+        with open(where) as file:
+            table = list(csv.DictReader(file))
+        assert len(table) == rows
+        assert {row["label"] for row in table} == {"0", "1"}
     (tmp_path / "other.csv").write_text("text\nWhat?\n")
     (tmp_path / "other.log").write_text("What?\n")
     for name, said in (

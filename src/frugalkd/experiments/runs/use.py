@@ -191,13 +191,14 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
 
 def predict_to_csv(
     run: Path,
-    data: str,
+    data: str | None,
     out: Path,
     with_probabilities: bool = False,
     allowed: Allowed = Allowed(),  # noqa: B008
 ) -> Predictions:
     """Classify, or embed, ``data`` (a data set's name; a folder of pictures, an .npy file; for a
-    model of texts a .txt or .parquet file) into a CSV file. Columns: sample, class, name,
+    model of texts a .txt, .csv or .parquet file; None: the run's held-out data, which ``allowed``
+    must allow) into a CSV file. Columns: sample, class, name,
     confidence, label where the data have it, one probability a class on request, and error, why a
     picture cannot be read: all else but its name and label is then empty. Of embeddings and of
     regression: sample, their values, the labels, and error; of several labels: sample, labels,
@@ -214,9 +215,13 @@ def predict_to_csv(
         raise SettingError(
             f"{loaded.output.plural} have no probabilities to write: leave out --probabilities"
         )
-    if loaded.output.name == "tokens":
+    if data is None:
+        values, labels, _ = on_data(run, loaded, None, allowed)
+        found = Predictions("samples", list(map(str, range(len(values)))), values, labels)
+    elif loaded.output.name == "tokens":
         return _generated(run, loaded, data, named_file(out), allowed)
-    found = _predictions(run, loaded, data, allowed)
+    else:
+        found = _predictions(run, loaded, data, allowed)
     if found.failed and len(found.failed) == len(found.names):
         raise DataError(f"no readable picture in {data}: {found.describe_failed()}")
     out = named_file(out)
