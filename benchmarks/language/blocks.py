@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,10 @@ class Half:
 
 
 def measure(name: str, epochs: int, seeds: int) -> dict[str, Any]:
-    """Perplexities by arm and seed."""
+    """Perplexities and processor seconds of the training, by arm and seed."""
     torch.set_num_threads(1)
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
     with tempfile.TemporaryDirectory() as folder:
         _, teacher, corpus = prepared(name, f"{folder}/corpus")
         StoredTokens.fill(teacher, corpus, f"{folder}/store")
@@ -75,15 +77,21 @@ def measure(name: str, epochs: int, seeds: int) -> dict[str, Any]:
                 half = Half(arm, len(corpus), seed)
                 length = epochs // 2 if arm == "short" else epochs
                 targets = StoredTokens(f"{folder}/store", data)
+                started = time.process_time()
                 for _ in trained(student, data, targets, RATES[name], length, Clock(), half):
                     pass
+                seconds[arm].append(time.process_time() - started)
                 found[arm].append(measure_tokens(student, held)["perplexity"])
                 print(name, seed, arm, round(found[arm][-1], 3), flush=True)
-    return {"epochs": epochs, "blocks": len(corpus), "batch": BATCH, "perplexity": found}
+    about = {"epochs": epochs, "blocks": len(corpus), "batch": BATCH}
+    return {**about, "perplexity": found, "seconds": seconds}
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = ["| student | arm | seeds | perplexity | over dense, % |", "|---|---|---:|---:|---:|"]
+    lines = [
+        "| student | arm | seeds | perplexity | over dense, % | seconds over dense's |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for name, found in results.items():
         dense = np.log(found["perplexity"]["dense"])
         for arm, values in found["perplexity"].items():
@@ -93,7 +101,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 low, high = over["ci95"]
                 said = f"{100 * over['mean']:+.2f} ± {50 * (high - low):.2f}"
             mean = float(np.exp(np.log(values).mean()))
-            lines.append(f"| {name} | {arm} | {len(values)} | {mean:.2f} | {said} |")
+            spent = np.mean(found["seconds"][arm]) / np.mean(found["seconds"]["dense"])
+            lines.append(f"| {name} | {arm} | {len(values)} | {mean:.2f} | {said} | {spent:.2f} |")
     return "\n".join(lines)
 
 

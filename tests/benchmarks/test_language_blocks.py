@@ -34,5 +34,6 @@ def test_the_others_draw(arm, blocks):
 
 def test_the_table_has_an_interval_beside_each_difference():
     perplexity = {"dense": [10.0, 20.0, 30.0], "gate": [11.0, 22.0, 33.0]}
-    lines = table({"made": {"perplexity": perplexity}}).splitlines()
-    assert lines[3] == "| made | gate | 3 | 19.99 | +9.53 ± 0.00 |"
+    seconds = {"dense": [2.0, 4.0, 6.0], "gate": [1.0, 2.0, 3.0]}
+    lines = table({"made": {"perplexity": perplexity, "seconds": seconds}}).splitlines()
+    assert lines[3] == "| made | gate | 3 | 19.99 | +9.53 ± 0.00 | 0.50 |"
