@@ -171,12 +171,21 @@ def tokens_table(comparison: dict[str, Any], vocabulary: int = 4096) -> str:
             f"`{row['arm']}`",
             str(len(known)),
             f"{math.exp(nats * (1 - sum(known) / len(known))):.2f}",
-            "" if row["arm"] == reference else points(spread([nats * each for each in found]), "+"),
+            "" if row["arm"] == reference else ratio([nats * each for each in found]),
             f"{100 * learned / whole:.1f}",
             *costs(comparison, [row])[1:3],
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", collapsed(comparison)])
+
+
+def ratio(logs: list[float]) -> str:
+    """The geometric mean of ratios, less 1, in percent, with its 95 % interval."""
+    made = spread(logs)
+    if made["mean"] is None:
+        return ""
+    mean, *ends = (100 * math.expm1(each) for each in (made["mean"], *(made["ci95"] or ())))
+    return f"{mean:+.2f}" + (f" ({ends[0]:+.2f} to {ends[1]:+.2f})" if ends else "")
 
 
 def filling(comparison: dict[str, Any]) -> str:

@@ -3,9 +3,9 @@
 ``python -m benchmarks.language.blocks tiny tiny-cut --out benchmarks/results/language-blocks.json``
 trains each student from a store on half of the blocks of each epoch: the half with the largest
 divergence at their last visit (``gate``, where a block rests at most four epochs), a random half
-(``random``), random halves of the positions of all blocks (``positions``), and all blocks for half
-of the epochs (``short``) or for all (``dense``). The same learning rate, curve and held-out text;
-perplexities are of the last epoch.
+(``random``), random halves of the positions of all blocks (``positions``, which takes the steps of
+all blocks and runs the body on them), and all blocks for half of the epochs (``short``) or for all
+(``dense``). The same learning rate, curve and held-out text; perplexities are of the last epoch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.comparisons import ratio
 from benchmarks.language.gains import BATCH, LENGTH, RATES, Clock, prepared, trained
-from frugalkd.experiments.comparison.statistics import spread
 from frugalkd.language import StoredTokens, tiny_splits, tokenize_corpus
 from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.tiny import tiny_tokenizer
@@ -95,11 +95,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     for name, found in results.items():
         dense = np.log(found["perplexity"]["dense"])
         for arm, values in found["perplexity"].items():
-            over = spread((np.log(values) - dense).tolist())
-            said = ""
-            if arm != "dense":
-                low, high = over["ci95"]
-                said = f"{100 * over['mean']:+.2f} ± {50 * (high - low):.2f}"
+            said = "" if arm == "dense" else ratio((np.log(values) - dense).tolist())
             mean = float(np.exp(np.log(values).mean()))
             spent = np.mean(found["seconds"][arm]) / np.mean(found["seconds"]["dense"])
             lines.append(f"| {name} | {arm} | {len(values)} | {mean:.2f} | {said} | {spent:.2f} |")

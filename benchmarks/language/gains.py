@@ -194,9 +194,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """R early, in the middle and late, and what positions drawn by the last visit save at most in
     the place of a random quarter."""
     lines = [
-        "| student | epoch | KL to the teacher | H | R, gradient of the last visit | "
+        "| student | epoch | KL to the teacher, by the store | H | R, gradient of the last visit | "
         "R, root of the divergence of the last visit | R, gradient of this visit | "
-        "saved over a random quarter, at most |",
+        "saved over a random quarter, at most, of a step on all |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, found in results.items():

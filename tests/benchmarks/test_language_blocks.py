@@ -36,4 +36,4 @@ def test_the_table_has_an_interval_beside_each_difference():
     perplexity = {"dense": [10.0, 20.0, 30.0], "gate": [11.0, 22.0, 33.0]}
     seconds = {"dense": [2.0, 4.0, 6.0], "gate": [1.0, 2.0, 3.0]}
     lines = table({"made": {"perplexity": perplexity, "seconds": seconds}}).splitlines()
-    assert lines[3] == "| made | gate | 3 | 19.99 | +9.53 ± 0.00 | 0.50 |"
+    assert lines[3] == "| made | gate | 3 | 19.99 | +10.00 (+10.00 to +10.00) | 0.50 |"

@@ -168,7 +168,7 @@ def test_a_step_of_adapters_changes_them_alone(kind, corpus, teacher, tmp_path):
 
 @of_peft
 def test_adapters_of_the_head_are_refused(corpus, teacher, tmp_path):
-    with pytest.raises(ModelError, match=r"its head is a Linear of peft\S*: leave the adapter"):
+    with pytest.raises(ModelError, match=r"its head is a Linear of peft\S*: an adapter"):
         trainer(tmp_path, corpus, student=adapted("lm_head"), teacher=teacher).train()
 
 

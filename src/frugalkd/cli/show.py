@@ -127,7 +127,7 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
         planned = [each["planned"] for each in results["history"]]
         whole = planned.count(planned[0])
         on_all = f"{whole} of them on all samples"
-        if whole >= max(2, len(planned) - 1):  # the last one is what was left of the cost
+        if len(planned) > 2 and set(planned[:-1]) == {planned[0]}:  # the last is what was left
             on_all += ": in effect a shorter schedule"
         facts["cost"] = f"{cost:.2f} of {epochs:g} epochs, over {trained:g}, {on_all}"
     elif trained is not None and trained < epochs - 1e-6:

@@ -124,11 +124,16 @@ def distill(
 
     following = show.command("ledger", "show", out)
     if made.data.name is not None:
+        from frugalkd.language.named import fetched
+        from frugalkd.outputs import OUTPUTS
+
         own, tokenizer = made.student.model.path, made.data.options.get("tokenizer")
         more = () if own is None else ("--import", own)
         more += ("--tokenizer", tokenizer) * os.path.isdir(tokenizer or "")
+        more += ("--download",) * bool(fetched(made.data.name, made.data.options, made.data.root))
         words = ["evaluate", out, "--data", "own", *more]
-        if made.gates and "path" not in made.data.options:  # it has a test part of its own
+        labelled = OUTPUTS[made.student.objective.build().learns].labelled
+        if made.gates and ("path" not in made.data.options or not labelled):
             words = ["predict", out, "--data", made.data.name, "--out", out / "classes.csv", *more]
         following = show.command(*words)
     title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
@@ -366,6 +371,8 @@ def compare(
     from frugalkd.experiments.comparison.statistics import parse_claim
 
     fractions = _fractions(budgets)
+    if fractions and cost is not None:
+        raise RecipeError("a budget takes the place of a cost: give one of --budgets and --cost")
     chosen = list(dict.fromkeys(split(arms))) or list(made.arms) or list(MODES)
     resolved = resolve_arms(made, chosen, fractions)
     check_variants(made, [arm.name.partition("@")[0] for arm in resolved])
@@ -480,6 +487,8 @@ def estimate(
     words = ["distill", recipe, *limit, "--out", "runs/student"]
     if result["pays"] is False:  # of the mode; then everything, at the same cost
         words += ["--mode", "vanilla"]
+    elif made.student.mode == "vanilla":
+        words += ["--mode", result["verdict_mode"]]
     following = []
     if teacher is None and made.teacher.weights is None:
         teacher = Path("runs/teacher")

@@ -147,7 +147,7 @@ def _about_texts(data: Any, error: Exception) -> str:
     """What a model was given that texts are often given as, for an error."""
     inputs = data[0] if isinstance(data, tuple | list) and data else data
     if isinstance(inputs, tuple | list) and inputs and isinstance(inputs[0], str):
-        return ", whose inputs are texts: give token ids, as the data set 'hugging-face' does,"
+        return ", whose inputs are texts: give token ids, as the data set 'hugging-face' does"
     ids = data.get("input_ids") if isinstance(data, Mapping) else None
     if isinstance(error, IndexError) and isinstance(ids, Tensor) and ids.numel():
         return f", whose token ids reach {int(ids.max())}"

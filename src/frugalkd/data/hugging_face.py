@@ -114,7 +114,7 @@ def open_tables(
                 found = datasets.load_dataset(path, config)
             elif (place / "dataset_dict.json").exists() or (place / "state.json").exists():
                 found = datasets.load_from_disk(os.fspath(place))
-            elif place.suffix in _FILES:
+            elif place.suffix in _FILES and place.is_file():
                 found = datasets.load_dataset(_FILES[place.suffix], data_files=os.fspath(place))
             elif place.is_file():
                 raise DataError(f"give a folder, or a file that ends in {', '.join(_FILES)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -246,8 +246,9 @@ def table_file(path: str, root: StrPath | None = None) -> Path:
     return next((file for file in places if file.is_file()), data_root(root) / path)
 
 
-def read_table(path: Path) -> Table:
-    """All columns of a table. Raises DataError, which does not name it."""
+def read_table(path: Path, columns: Collection[str] | None = None) -> Table:
+    """The columns of a table, or those ``columns`` that it has. Raises DataError, which does not
+    name it."""
     if not path.is_file():
         raise DataError("is not there: name a .csv, .parquet or .npz file")
     if path.suffix not in _ENDINGS:
@@ -261,7 +262,8 @@ def read_table(path: Path) -> Table:
 
     try:
         if path.suffix == ".csv":
-            found = pyarrow.csv.read_csv(path)
+            lines = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            found = pyarrow.csv.read_csv(path, parse_options=lines)
         else:
             with pq.ParquetFile(path) as file:
                 groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
@@ -273,7 +275,8 @@ def read_table(path: Path) -> Table:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = one_line(str(error).splitlines()[0])
         raise DataError(f"cannot be read ({reason}): get the file again") from error
-    return {name: _from_arrow(name, found[name]) for name in found.column_names}
+    names = [name for name in found.column_names if columns is None or name in columns]
+    return {name: _from_arrow(name, found[name]) for name in names}
 
 
 def _from_arrow(name: str, column: Any) -> NDArray[Any]:

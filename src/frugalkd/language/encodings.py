@@ -260,10 +260,10 @@ def _of_bytes(levels: Tensor) -> Tensor:
 
 def _find(shares: Tensor, places: Tensor) -> Tensor:
     """The classes in whose part of the sum of ``shares`` (rows, classes) the ``places`` (rows, n)
-    in [0, 1) lie. Their memory is used."""
-    below = torch.cumsum(shares, 1, out=shares)
+    in [0, 1) lie. Overwrites ``shares``."""
+    below = shares.cumsum_(1)
     total = below[:, -1:].contiguous()
-    last = torch.searchsorted(below, total).clamp(max=shares.shape[1] - 1)
+    last = torch.searchsorted(below, total)
     return torch.minimum(torch.searchsorted(below, places * total, right=True), last)
 
 

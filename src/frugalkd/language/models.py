@@ -152,8 +152,8 @@ class CausalModel:
         if isinstance(head, nn.Module) and not isinstance(head, nn.Linear):
             raise ModelError(
                 f"{kind} needs a linear head, and its head is a {type(head).__name__} of "
-                f"{type(head).__module__}: leave the adapter of the head out (target_modules, "
-                "modules_to_save)"
+                f"{type(head).__module__}: an adapter of the head has to be left out "
+                "(target_modules, modules_to_save)"
             )
         if not isinstance(base, nn.Module) or base is inner or not isinstance(head, nn.Linear):
             raise ModelError(

@@ -62,7 +62,7 @@ def sparse_divergence(
 def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
     """The logarithms (rows, n) of the softmax of ``logits`` (rows, outputs) at ``classes`` int64
     (rows, n). Of many outputs it is faster than to take all: the gradient is made in the memory of
-    the softmax, and no other tensor has its size."""
+    the softmax, and no other tensor has its size. There is no second derivative."""
     return _LogSoftmaxAt.apply(logits, classes)
 
 
@@ -75,7 +75,7 @@ class _LogSoftmaxAt(torch.autograd.Function):
         largest, place = logits.max(dim=1, keepdim=True)  # its share is not rounded to 0
         ctx.save_for_backward(logits, classes)
         ctx.shares = shares if ctx.needs_input_grad[0] else None
-        return logits.gather(1, classes) - (largest - shares.gather(1, place).log())
+        return logits.gather(1, classes) - largest + shares.gather(1, place).log()
 
     @staticmethod
     @once_differentiable

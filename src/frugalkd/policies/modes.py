@@ -3,6 +3,7 @@ training may be given in their place."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -111,7 +112,9 @@ class Sampling(Settings):
                 raise SettingError("regulation is the gate of a mode: give it, or a policy")
         if self.class_weights is not None and (self.label_free or self.output != "one-class"):
             raise SettingError("class_weights are of labels of one class, which this does not read")
-        if isinstance(self.class_weights, tuple) and min(self.class_weights, default=-1.0) < 0:
+        if isinstance(self.class_weights, tuple) and not (
+            self.class_weights and all(0 <= each < math.inf for each in self.class_weights)
+        ):
             raise SettingError("class_weights must be 0 or more, one number a class")
         if self.cost is not None:
             check_cost(self.cost)

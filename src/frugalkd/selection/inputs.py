@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
+from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.distributed.ranks import is_sharded
 from frugalkd.errors import (
@@ -174,8 +175,9 @@ def class_weights(wanted: str | Sequence[float], data: Dataset) -> NDArray[np.fl
         raise SettingError("class_weights need data.labels, the classes of all samples: add them")
     counts = np.bincount(labels)
     each = 1 / np.maximum(counts, 1) if isinstance(wanted, str) else np.asarray(wanted, float)
-    if len(each) < len(counts):
-        raise SettingError(f"class_weights are {len(each)}, and there are {len(counts)} classes")
+    classes = len(names) if (names := class_names(data)) else len(counts)
+    if len(each) not in (len(counts), classes):
+        raise SettingError(f"class_weights are {len(each)}, and there are {classes} classes")
     made = each[labels]
     if not made.any():
         raise SettingError("class_weights are 0 for all classes that there are")

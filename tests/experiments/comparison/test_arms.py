@@ -5,7 +5,7 @@ import pytest
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.comparison.arms import folder_name, known_arms, resolve_arms
 from frugalkd.experiments.comparison.plan import plan_jobs
-from frugalkd.experiments.recipes.load import override
+from frugalkd.experiments.recipes.load import load_recipe, override
 
 
 @pytest.fixture
@@ -128,6 +128,19 @@ def test_the_recipes_cost_is_its_gates(bare):
     limited = override(bare, {"student.cost": 0.5, "student.mode": "regulated"})
     arms = resolve_arms(limited, ["regulated", "ceiling", "vanilla", "ce", "significance", "el2n"])
     assert [arm.recipe.student.cost for arm in arms] == [0.5, 0.5, None, None, None, None]
+
+
+def test_own_arms_without_a_gate_have_no_cost_of_the_recipe():
+    """Else vanilla, which others are compared with, would be a shorter schedule."""
+    recipe = override(load_recipe("fashion-mnist"), {"student.cost": 0.3})
+    names = ["regulated", "hybrid-ceiling", "vanilla", "vanilla-self", "ce", "significance"]
+    arms = resolve_arms(recipe, names)
+    assert [arm.recipe.student.cost for arm in arms] == [0.3, 0.3, *[None] * 4]
+    plain = {"student.mode": "vanilla", "student.cost": 0.2}
+    other = {"student.mode": None, "student.policy": {"name": "infobatch"}}
+    own = {"mine": {"set": plain}, "other": {"set": other}}
+    arms = resolve_arms(override(recipe, {"arms": own}), ["mine", "other"])
+    assert [arm.recipe.student.cost for arm in arms] == [0.2, None]
 
 
 def test_a_budget_takes_the_place_of_the_recipes_cost(bare):

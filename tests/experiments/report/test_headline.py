@@ -118,7 +118,7 @@ def test_without_ours_and_without_anything():
     )
     level = [VANILLA, make_arm("infobatch", 0.903, 0.5), make_arm("random", 0.88, 0.5, collapsed=2)]
     assert said(level) == (
-        "vanilla and infobatch are level at the top: 90.3 % with 100 % of the samples; runs of "
+        "infobatch, level at the top with vanilla: 90.3 % with 50 % of the samples; runs of "
         "random collapsed or failed"
     )
     empty = make_arm("vanilla", 0.9)

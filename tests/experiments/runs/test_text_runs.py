@@ -201,17 +201,19 @@ def test_a_table_of_ones_own_texts(cli, tmp_path):
         found[data] = json.loads(text)["samples"]
     assert list(found.values()) == [12, 60]
     where = str(tmp_path / "classes.csv")
-    for data, rows in (("own", 12), (str(tmp_path / "own.csv"), 60)):
+    (tmp_path / "more.csv").write_text('text,label,score\n"What\nnow?",1,\nWho?,0,0.5\n')
+    for data, rows in (("own", 12), *((str(tmp_path / name), n) for name, n in
+                       (("own.csv", 60), ("more.csv", 2)))):  # fmt: skip
         code, _, err = cli("predict", student, "--data", data, "--out", where)
         assert code == 0, err
         with open(where) as file:
             table = list(csv.DictReader(file))
         assert len(table) == rows
         assert {row["label"] for row in table} == {"0", "1"}
-    (tmp_path / "other.csv").write_text("text\nWhat?\n")
+    (tmp_path / "other.csv").write_text("body\nWhat?\n")
     (tmp_path / "other.log").write_text("What?\n")
     for name, said in (
-        ("other.csv", "the columns are text: need question, of texts"),
+        ("other.csv", "there is no column 'question'"),
         ("nothing.txt", "there is no such file"),
     ):
         code, _, err = cli("predict", student, "--data", str(tmp_path / name), "--out", where)

@@ -14,7 +14,7 @@ from typing import Any
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Arm, Recipe, StudentRole
-from frugalkd.policies import POLICIES
+from frugalkd.policies import POLICIES, SelfRegulation
 from frugalkd.policies.modes import MODES, spread
 
 Settings = dict[str, Any]
@@ -57,8 +57,6 @@ _GATES: dict[str, dict[str, Any]] = {
 
 def _built_in() -> dict[str, dict[str, Any]]:
     arms: dict[str, dict[str, Any]] = {mode: {"student.mode": mode, **_NO_POLICY} for mode in MODES}
-    for mode in MODES:  # a recipe's cost is its gate's: the others are what that is compared with
-        arms[mode] |= {} if MODES[mode].gated else _NO_COST
     arms["ce"] = {**arms["vanilla"], "student.objective": {"name": "cross-entropy"}}
     for name, gate in _GATES.items():
         settings = {f"student.regulation.{key}": value for key, value in gate.items()}
@@ -66,7 +64,7 @@ def _built_in() -> dict[str, dict[str, Any]]:
     for name in POLICIES:
         if name not in ("all", "random", "self-regulation"):
             policy = {"student.policy": {"name": name}, "student.weighting": "uniform"}
-            arms[name] = {"student.mode": None, **policy, **_NO_COST}
+            arms[name] = {"student.mode": None, **policy}
     return arms
 
 
@@ -255,13 +253,18 @@ def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
 
 
 def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
-    """An arm that is no control, without its name: its recipe, and its teacher if it needs one."""
-    whole = override(recipe, arm.set)
+    """An arm that is no control, without its name: its recipe, and its teacher if it needs one. The
+    recipe's cost is its gate's: other arms are what that is compared with."""
+    settings = {**_NO_COST, **arm.set}
+    whole, cost = override(recipe, settings), recipe.student.cost
+    if "student.cost" not in arm.set and isinstance(whole.student.chosen_policy, SelfRegulation):
+        settings["student.cost"] = cost
+        whole = override(recipe, settings)
     teacher = arm.teacher
     if teacher is None and needs_teacher(whole) and recipe.teacher.weights is None:
         teacher = next(iter(recipe.teachers), None)
     if teacher is not None:
-        whole = override(teacher_recipe(recipe, teacher), arm.set)
+        whole = override(teacher_recipe(recipe, teacher), settings)
     return ResolvedArm("", whole, teacher, _about(whole))
 
 

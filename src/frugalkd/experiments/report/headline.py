@@ -143,18 +143,24 @@ def _most_accurate(comparison: Comparison, reference: ArmRecord | None) -> str:
         return f"{inline(comparison.name)}: no run has given {inline(comparison.a_measure)} yet"
     mean = _means(known)
     best = max(known, key=lambda arm: mean[arm.arm] or 0.0)
+    level = [arm for arm in known if _is_level(arm, best)]
+    best = min(level, key=lambda arm: arm.budget.mean or 0.0)
     arms = len(comparison.arms)
     most = "the most accurate" if comparison.measure == "accuracy" else "the best"
     rank = f" is {most} of {arms} arms" if arms > 1 else ", the only arm so far"
-    gaps = {arm.arm: _gap(arm, best) for arm in known if arm is not best}
-    level = [name for name, gap in gaps.items() if gap is not None and abs(gap) <= _ROUNDING]
-    if level:
-        rank = f" and {', '.join(map(inline, level))} are level at the top"
+    if len(level) > 1:
+        others = [inline(arm.arm) for arm in level if arm is not best]
+        rank = f", level at the top with {' and '.join(others)}"
     said = f"{inline(best.arm)}{rank}: "
     said += f"{percent(mean[best.arm])} with {percent(best.budget.mean, 0)} of the samples"
-    if reference in known and best is not reference:
+    if reference in known and reference not in level:
         said += f"; {inline(reference.arm)} reaches {percent(mean[reference.arm])}"
     return said + _collapsed(known)
+
+
+def _is_level(arm: ArmRecord, best: ArmRecord) -> bool:
+    gap = _gap(arm, best)
+    return arm is best or (gap is not None and abs(gap) <= _ROUNDING)
 
 
 def _collapsed(arms: Sequence[ArmRecord]) -> str:

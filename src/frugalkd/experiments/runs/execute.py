@@ -266,7 +266,9 @@ def _execute(
             "train_samples": samples,
             "epochs": run.ledger.epochs,
             "budget": meters["samples_backpropagated"] / (samples * epochs),
-            "token_budget": tokens and meters["tokens_backpropagated"] / (tokens * epochs),
+            "token_budget": None
+            if tokens is None
+            else meters["tokens_backpropagated"] / (tokens * epochs),
             "cost": run.meters.cost(samples, filled=filling["rows"]),
             "meters": meters,
             "evaluation": run.evaluation,

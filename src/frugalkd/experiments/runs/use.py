@@ -126,7 +126,7 @@ def on_data(
     found = _predictions(run, loaded, data, allowed)
     if found.labels is None:
         other = {
-            "texts": "a .parquet file",
+            "texts": "a .csv or .parquet file with labels",
             "rows": f"a table with {', '.join(loaded.classes)}",
         }.get(found.what, "a folder with one folder of pictures a class")
         raise DataError(f"{data} has no labels: give a data set's name, or {other}")
@@ -339,7 +339,7 @@ def _texts(
     """Texts, and labels where they are known; a table has the columns that the ``options`` of the
     run's own data name."""
     path = Path(data)
-    text, label = options.get("text") or "text", options.get("label") or "label"
+    text, label = (str(options.get(name) or name) for name in ("text", "label"))
     if data in DATA:
         if "tokenizer" not in signature(DATA[data]).parameters or data == "hugging-face":
             raise DataError(f"data set {data!r} has no texts of its own, which this model takes")
@@ -353,10 +353,16 @@ def _texts(
             labels = labels_by_name(labels, names, classes, "the file")
         return texts, labels
     if path.suffix in (".csv", ".parquet") and path.is_file():
-        table = read_table(path)
-        if text not in table or table[text].dtype != object:
-            raise DataError(f"the columns are {', '.join(table)}: need {text}, of texts")
-        return table[text].tolist(), learned(table, classes, label)
+        table = read_table(path, {text, label, "text", "label"})
+        texts, given = table.get(text, table.get("text")), table.get(label, table.get("label"))
+        if texts is None or texts.dtype != object:
+            raise DataError(f"there is no column {text!r} of texts")
+        if given is None or given.dtype == object:  # names, or nothing
+            labels = (
+                learned({label: given}, classes, label) if classes and given is not None else None
+            )
+            return texts.tolist(), labels
+        return texts.tolist(), given.astype(np.int64)
     if path.suffix == ".txt" and path.is_file():
         return read_lines(path), None
     if path.suffix in (".csv", ".parquet", ".txt"):
