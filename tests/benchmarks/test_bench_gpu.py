@@ -59,6 +59,7 @@ def test_what_waits_is_counted(device, wait, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own import
+@pytest.mark.heavy
 def test_nothing_is_compiled_in_the_second_half_of_a_training(device):
     backend = "eager" if device == "cpu" else "inductor"
     first, later = gpu.graphs(device, 40, ROWS, backend)
@@ -67,6 +68,7 @@ def test_nothing_is_compiled_in_the_second_half_of_a_training(device):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.heavy
 def test_graphs_of_later_epochs_are_counted(monkeypatch):
     step = Trainer.train_step
 
@@ -80,6 +82,7 @@ def test_graphs_of_later_epochs_are_counted(monkeypatch):
     assert gpu.graphs("cpu", 40, ROWS, "eager")[1] > 0
 
 
+@pytest.mark.heavy
 def test_bf16_trains_nearly_the_same_model(device):
     assert 0 < gpu.gap_of_bf16(device, 40, ROWS) < 0.25
     assert len(gpu.speedup_of_bf16(device, 40, rounds=1)) == 1
@@ -90,6 +93,7 @@ def test_a_loop_of_ones_own_learns_in_half_precision(device, dtype):
     assert gpu.own_loop(device, 120, dtype, ROWS) < 1
 
 
+@pytest.mark.heavy
 def test_peak_memory_is_compared_where_it_is_counted(device):
     found = gpu.memory(device, 40)
     assert found is None if device == "cpu" else found and found > 0
@@ -106,6 +110,7 @@ def test_one_gpu_is_not_compared_with_two():
     assert gpu.two("cpu", 40) is None
 
 
+@pytest.mark.heavy
 def test_every_figure_is_measured_or_left_out(monkeypatch):
     for name in ("SMALL", "LARGE"):
         monkeypatch.setattr(gpu, name, TINY)

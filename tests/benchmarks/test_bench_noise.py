@@ -36,6 +36,7 @@ def result(out, method):
     return json.loads((out / f"digits-240-symmetric-0.2-{method}-s0" / "result.json").read_text())
 
 
+@pytest.mark.heavy
 def test_every_method_leaves_its_result(done, capsys):
     for method in FAST.split(","):
         found = result(done, method)

@@ -15,6 +15,7 @@ from benchmarks.timing.process import in_process, read_object
 WORKER = [sys.executable, "-m", "benchmarks.timing.worker"]
 
 
+@pytest.mark.heavy
 def test_an_error_is_returned(tmp_path):
     """One real worker, with an incomplete task."""
     place = tmp_path / "0-arm"

@@ -16,6 +16,7 @@ def arms_of(content):
     return {arm["arm"]: arm for arm in content["arms"]}
 
 
+@pytest.mark.heavy
 def test_a_case_from_the_teacher_to_its_file(processes, tiny, options):
     content = bench(tiny, options)
     assert processes.names("teach") == ["teacher-t"]
@@ -44,6 +45,7 @@ def test_a_case_from_the_teacher_to_its_file(processes, tiny, options):
     assert not list(options.out.rglob("*.answer"))
 
 
+@pytest.mark.heavy
 def test_finished_runs_are_not_repeated(processes, tiny, options):
     before = bench(tiny, options)
     processes.started.clear()
@@ -60,6 +62,7 @@ def test_finished_runs_are_not_repeated(processes, tiny, options):
     assert processes.names() == ["0-regulated", "1-regulated"]
 
 
+@pytest.mark.heavy
 def test_a_complete_run_replaces_a_part(processes, tiny, options):
     one = replace(options, rounds=1, arms=("live",))
     bench(tiny, one)
@@ -80,6 +83,7 @@ def test_a_part_of_all_epochs_is_complete(processes, tiny, options, part):
     assert run["seconds_whole"] == run["seconds"]
 
 
+@pytest.mark.heavy
 def test_a_failed_run_is_one_line_and_others_run(processes, tiny, options):
     processes.broken.add("0-regulated")
     wrong = Arm("wrong", "distill", {"student.objective": {"name": "cross-entropy"},
@@ -107,6 +111,7 @@ def test_a_failed_teacher_is_an_error(processes, tiny, options):
         bench(tiny, options)
 
 
+@pytest.mark.heavy
 def test_an_existing_teacher_is_used(processes, tiny, options, tmp_path):
     one = replace(options, rounds=1, arms=("stored",))
     bench(tiny, one)

@@ -115,6 +115,7 @@ def test_a_signal_after_the_last_step_stops_a_run(
     assert found["meters"]["student_forwards"] == sound["meters"]["student_forwards"] == 164
 
 
+@pytest.mark.heavy
 def test_ctrl_c_twice_ends_a_comparison_and_its_runs(tmp_path):
     process = launch(
         "compare", "digits", "--arms", "vanilla", "--seeds", "1", "--jobs", "1", "--out",

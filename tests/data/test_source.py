@@ -128,6 +128,7 @@ def test_views_reach_the_data_set(workers):
                 assert seen.tolist() == views.tolist()
 
 
+@pytest.mark.heavy
 def test_workers_stay_read_ahead_and_end_with_close(spawned):
     source = open_source(Numbered(), num_workers=1)
     requests = next(shuffled())

@@ -6,6 +6,7 @@ import os
 import threading
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +88,7 @@ def _exchange():
     }
 
 
+@pytest.mark.heavy
 def test_ranks_exchange_all_they_have():
     for said in on_ranks(4, _exchange):
         ids, rows, flags = said["gathered"]

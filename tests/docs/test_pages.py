@@ -577,6 +577,7 @@ def pages() -> list[Any]:
 @pytest.mark.parametrize(("page", "blocks"), pages())
 @pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*")
+@pytest.mark.heavy
 def test_every_block_of_a_page_runs(page, blocks, folder):
     given(page, folder)
     names: dict[str, Any] = {}

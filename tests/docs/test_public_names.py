@@ -52,6 +52,7 @@ print(len(packages), len(objects))
 """
 
 
+@pytest.mark.heavy
 def test_every_public_name_is_one_object_and_no_module():
     """Also once every submodule was imported: a module may not bear the name of a function."""
     done = subprocess.run(

@@ -332,6 +332,7 @@ OFTEN = ("teach", "distill", "store", "ledger make", "ledger export", "predict")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OFTEN)
+@pytest.mark.heavy
 def test_a_command(taught, tmp_path, capsys, name):
     check_command(taught, tmp_path, capsys, name, "link")
 

@@ -37,6 +37,7 @@ def test_what_is_no_json_is_a_value_error(text, said):
         *((signs, 3) for signs in ("[],", '"ab",', "1.5,")),
     ],
 )
+@pytest.mark.heavy
 def test_dense_json_takes_no_more_than_promised(signs, million):
     content = f"[{signs * int(million * 1e6 / len(signs))}0]".encode()
     tracemalloc.start()

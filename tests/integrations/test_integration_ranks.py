@@ -337,6 +337,7 @@ EVERYTHING: dict[str, Any] = {"rows": 48, "policy": NothingPasses()}
 
 
 @pytest.mark.parametrize("kind", ["objective", "lightning"])
+@pytest.mark.heavy
 def test_two_ranks_train_what_the_merged_ledger_says(kind, tmp_path):
     recount(trained(kind, tmp_path, 2, accumulation=2))
 

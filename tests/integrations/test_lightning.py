@@ -306,6 +306,7 @@ class Saver(pl.callbacks.Checkpoint):
 @pytest.mark.parametrize(
     ("accumulation", "limit"), [(1, {}), (2, {"max_epochs": -1, "max_steps": 11})]
 )
+@pytest.mark.heavy
 def test_a_run_resumes_from_any_checkpoint_of_lightning(accumulation, limit, tmp_path):
     """Those after each step, after validations, and at the end of each epoch."""
 

@@ -131,6 +131,7 @@ def test_a_column_of_embeddings_and_a_live_teacher_are_the_same(folders, tmp_pat
 
 
 @pytest.mark.parametrize("loss", [losses.EmbedDistillLoss, losses.MSELoss])
+@pytest.mark.heavy
 def test_it_learns_as_the_plain_trainer_does(folders, tmp_path, loss):
     """On all samples in every epoch, as far as another order of them allows."""
     data = texts(encoder(folders / "teacher"))
@@ -169,6 +170,7 @@ def test_a_projection_of_the_loss_is_trained(folders, tmp_path):
         trained(folders, tmp_path, model="narrow")
 
 
+@pytest.mark.heavy
 def test_it_resumes_bit_for_bit(folders, tmp_path):
     """Within an epoch, with what scores refer to."""
     more = {"sampling": SOME, "save_strategy": "steps", "save_steps": 3}

@@ -186,6 +186,7 @@ def on_a_rank(folder, store, where, accumulation):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.heavy
 def test_two_ranks_are_one_process(accumulation, corpus, stored, tmp_path):
     where = map(str, (corpus.folder, stored.store.folder, tmp_path / "two"))
     ranks = on_ranks(2, on_a_rank, *where, accumulation)

@@ -175,6 +175,7 @@ class Own(FrugalMixin, Plain):
 
 @pytest.mark.parametrize(("accumulation", "bf16"), [(1, False), (4, False), (1, True)])
 @pytest.mark.parametrize("kind", [FrugalTrainer, Own])
+@pytest.mark.heavy
 def test_a_gate_that_no_sample_passes_is_the_plain_trainer(
     kind, accumulation, bf16, texts, tmp_path
 ):
@@ -254,6 +255,7 @@ def test_a_regulated_run_has_the_ledger_of_a_plain_loop(texts, tmp_path):
     [(SOME, 2), (SelfRegulation(confidence=0.17, when="now"), 1)],
     ids=["last-visit", "now"],
 )
+@pytest.mark.heavy
 def test_a_run_resumes_in_the_middle_of_an_epoch(policy, accumulation, texts, tmp_path):
     def trainer(folder):
         return made(
@@ -288,6 +290,7 @@ class Breaking(FrugalTrainer):
 
 
 @pytest.mark.parametrize(("accumulation", "bad", "norm"), [(1, 5, 1.0), (2, 11, 0.0)])
+@pytest.mark.heavy
 def test_a_bad_gradient_stops_the_run_before_a_checkpoint(accumulation, bad, norm, texts, tmp_path):
     """In an epoch's last batch, and the last one of all; what is kept is resumed from."""
 
@@ -406,6 +409,7 @@ def test_the_schedule_ends_with_the_plan(texts, tmp_path):
     assert trainer.ledger.epochs == 4
 
 
+@pytest.mark.heavy
 def test_a_teacher_by_path_runs_live_or_once(texts, tmp_path):
     bert(1, width=48).save_pretrained(tmp_path / "teacher")
     named: dict[str, Any] = {"teacher": tmp_path / "teacher", "mode": "vanilla"}
@@ -470,6 +474,7 @@ EARLY = SelfRegulation(0.17, ceiling=0.9, budget_schedule="early", budget=0.5)
 
 
 @pytest.mark.parametrize("store", [True, False])
+@pytest.mark.heavy
 def test_a_ceiling_works_with_a_live_teacher(store, texts, tmp_path):
     """The teacher runs on all samples before the first epoch, and a resumed run does not repeat
     that; with a store each sample is queried once."""
@@ -509,6 +514,7 @@ def softmaxes(texts):
 
 
 @pytest.mark.parametrize("how", ["label_names", "the collator"])
+@pytest.mark.heavy
 def test_labels_are_read_where_the_trainer_reads_them(how, texts, tmp_path):
     renamed = texts.rename_column("label", "goal")
 
@@ -760,6 +766,7 @@ def test_a_cost_resumes_within_an_epoch(texts, tmp_path):
 
 
 @pytest.mark.skipif(torchs_start_method() != "fork", reason="torch does not fork workers here")
+@pytest.mark.heavy
 def test_workers_start_as_the_trainers_do_and_stay(texts, tmp_path):
     """A collator within a function cannot be sent to spawned workers."""
     seen = []

@@ -129,6 +129,7 @@ def test_a_part_of_the_positions_is_always_the_same(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("part", [0.14, 0.55, 1.0])
+@pytest.mark.heavy
 def test_each_visit_learns_another_part_of_the_rows(corpus, part):
     drawn, ids = corpus.drawn(part, seed=3), np.arange(len(corpus))[::-1]
     exact = Fraction(str(part))
@@ -285,6 +286,7 @@ def read_a_batch(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_billion_tokens_open_at_once_and_take_no_memory(tmp_path):
     billion(tmp_path / "c")
     assert read_a_batch(tmp_path / "c") < 1

@@ -170,6 +170,7 @@ def test_digests_name_what_differs(tokenizer):
 
 
 @given(st.integers(2, 300), st.floats(0.01, 0.99))
+@pytest.mark.heavy
 def test_a_document_is_trained_on_or_held_out(rows, fraction):
     documents = [{"text": str(number)} for number in range(rows)]
     own, other = (list(Part(fraction, held).of(documents)) for held in (False, True))

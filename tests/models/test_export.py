@@ -102,6 +102,7 @@ def session_of(file: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pictures", "texts"])
+@pytest.mark.heavy
 def test_onnxruntime_gives_the_logits(kind, request, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     loaded: Loaded = request.getfixturevalue(kind)
@@ -140,6 +141,7 @@ def test_onnxruntime_gives_the_logits(kind, request, tmp_path):
 
 @pytest.mark.parametrize("kind", ["pictures", "texts"])
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec")
+@pytest.mark.heavy
 def test_torch_export_gives_the_logits(kind, request, tmp_path):
     loaded: Loaded = request.getfixturevalue(kind)
     [file] = loaded.export(tmp_path, "torch-export")
@@ -170,6 +172,7 @@ def test_a_folder_of_another_model_is_kept(pictures, texts, tmp_path):
     assert load(tmp_path).card == texts.card
 
 
+@pytest.mark.heavy
 def test_an_order_of_classes_that_the_card_lacks(tmp_path):
     loaded = run_of(tmp_path / "run", PICTURES)
     reorder_classes(loaded.model, ("cat", "ant", "bee"))
@@ -263,6 +266,7 @@ print(module.__name__, os.listdir(tempfile.gettempdir()))
 """
 
 
+@pytest.mark.heavy
 def test_onnxruntime_reports_nothing(tmp_path):
     """It begins a session of its telemetry, a file for temporary files, when it is imported."""
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")

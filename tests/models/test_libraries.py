@@ -152,6 +152,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch):
         build("torchvision/mobilenet_v3_small", init_weights="pretrained")
 
 
+@pytest.mark.heavy
 def test_a_recipe_names_them_and_a_run_folder_gives_them_back(tmp_path):
     recipe = override(
         load_recipe("digits"),

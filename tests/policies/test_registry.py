@@ -298,6 +298,7 @@ def test_at_a_budget_it_spends_it(name, budget):
 
 
 @pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.heavy
 def test_what_is_unbiased_sums_to_all_losses(name):
     for settings in UNBIASED[name]:
         policy: Any = POLICIES[name](**settings)

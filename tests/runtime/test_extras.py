@@ -37,6 +37,7 @@ for line in sys.stdin:
 SMALL = "--set data.root=. --set teacher.training.epochs=1 --set student.training.epochs=1"
 
 
+@pytest.mark.heavy
 def test_commands_without_the_extra_report(tmp_path):
     """Training and evaluation of a plain install; each other command names the extra."""
     folder = tmp_path / "fashion-mnist"
@@ -75,6 +76,7 @@ def test_commands_without_the_extra_report(tmp_path):
     assert not (tmp_path / "comparison").exists()
 
 
+@pytest.mark.heavy
 def test_a_training_loop_loads_no_other_packages():
     """What ``frugalkd.Selection`` imports: neither what reports nor what reads recipes."""
     names = ("plotly", "jinja2", "scipy", "statsmodels", "sklearn", "pydantic", "typer", "rich")

@@ -36,6 +36,7 @@ def file(ends: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("leave", [thread, child, variable, file])
+@pytest.mark.heavy
 def test_what_a_test_leaves_is_found(leave, temporary):
     with ExitStack() as ends:
         check = nothing_left(temporary)

@@ -157,6 +157,7 @@ def tagged(samples):
     ("when", "workers"),
     [("now", 0), ("last-visit", 0), pytest.param("last-visit", 1, marks=pytest.mark.slow)],
 )
+@pytest.mark.heavy
 def test_ids_are_right_with_workers_and_a_collate_function(when, workers):
     selection = Selection(
         Ids(np.arange(97) % 4),

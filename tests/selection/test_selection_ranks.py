@@ -198,6 +198,7 @@ def _run_all():
 
 
 @pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.heavy
 def test_the_merged_ledger_is_that_of_a_recount(world):
     found = on_ranks(world, _run_all)
     for name, case in CASES.items():
@@ -306,6 +307,7 @@ def _go_on(state):
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["between-epochs", "within-one"])
+@pytest.mark.heavy
 def test_a_state_resumes_with_the_same_ranks(place):
     whole = on_ranks(2, _go_on, None)
     state = whole[0][1][place]
@@ -379,6 +381,7 @@ def _places(state, batch, stop=None):
         (7, [(2, 4), (3, 4)]),  # the 20 rows count as one step of 28
     ],
 )
+@pytest.mark.heavy
 def test_batches_are_counted_as_they_come_on_other_ranks(batch, places):
     """70 rows on one rank, of which the first 20 are trained on in 4 batches of 5."""
     state = _places(None, 5, stop=4)[2]

@@ -339,6 +339,7 @@ ends = st.sampled_from([0, 0, 1, 2])
     ),
     rest=st.fixed_dictionaries(common),
 )
+@pytest.mark.heavy
 def test_last_visit_agrees_with_a_recount(policy, rest):
     check(Case(policy, **rest))
 
@@ -350,6 +351,7 @@ def test_last_visit_agrees_with_a_recount(policy, rest):
     ),
     rest=st.fixed_dictionaries(common),
 )
+@pytest.mark.heavy
 def test_now_agrees_with_a_recount(policy, rest):
     check(Case(policy, **rest))
 

@@ -283,6 +283,7 @@ def calls_of(work: Callable[[], object], out: Path) -> int:
 
 
 @pytest.mark.parametrize("what", ["teach", "distill"])
+@pytest.mark.heavy
 def test_some_failing_calls_of_a_run(tiny, teacher, tmp_path, what):
     check_whole_run(tiny, teacher, tmp_path, what, step=37)
 

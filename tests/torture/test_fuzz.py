@@ -57,6 +57,7 @@ sys.exit(fuzz.main())
 """
 
 
+@pytest.mark.heavy
 def test_what_does_harm_is_seen_and_kept(tmp_path, monkeypatch):
     """The fuzzer itself can fail: it reports a crash, a hang, too much memory and a traceback."""
     script = tmp_path / "harm.py"

@@ -312,6 +312,7 @@ def _on_two(width):
 
 
 @pytest.mark.parametrize("width", [8, 5])
+@pytest.mark.heavy
 def test_two_ranks_share_one_reference_and_one_student(width):
     (first, ledger, meters), (second, other, _) = on_ranks(2, _on_two, width)
     assert torch.equal(first, second)

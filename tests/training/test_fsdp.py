@@ -74,6 +74,7 @@ def _both():
     return [(_learn("ddp", when), _learn("fsdp2", when)) for when in ("last-visit", "now")]
 
 
+@pytest.mark.heavy
 def test_a_sharded_student_learns_what_a_replicated_one_learns():
     for one, other in zip(*on_ranks(2, _both), strict=True):
         (expected, columns, rows), (weights, others, other_rows) = one

@@ -90,6 +90,7 @@ def test_accumulated_batches_are_one_big_batch(corpus, stored):
         assert (other - found[0]).norm() / found[0].norm() < 1e-6
 
 
+@pytest.mark.heavy
 def test_a_teacher_is_trained_and_distilled(corpus, tmp_path):
     training = Training(epochs=6, batch_size=5, optimizer=Optimizer(lr=0.02))
     given = {"training": training, "eval_dataset": corpus, "device": "cpu"}

@@ -147,6 +147,7 @@ def test_training_dynamics_change_nothing_else(distilled, when):
 
 
 @pytest.mark.parametrize("when", WHENS)
+@pytest.mark.heavy
 def test_wrong_labels_are_not_trained_on(when):
     """A quarter of the labels are those of the next class; on clean labels nothing changes."""
     clean = images(400, augmented=False)
@@ -631,6 +632,7 @@ def test_a_run_stopped_many_times_ends_like_the_whole_one(
     [({}, "last-visit"), ({"mode": "regulated"}, "now")],
     ids=["teach", "distill"],
 )
+@pytest.mark.heavy
 def test_a_run_can_be_stopped_at_every_call(role, when, tmp_path):
     """At steps, in screening passes, in the recalibration, in the evaluation."""
     training = replace(TRAININGS["adamw"], epochs=2.5, recalibrate_bn=20, screen_batch=8)
@@ -841,6 +843,7 @@ def test_speed_options_train_the_same_model_within_rounding(settings):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own import
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.heavy
 def test_a_compiled_model_trains_as_the_eager_one_does(monkeypatch):
     def without_dropout():
         return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))

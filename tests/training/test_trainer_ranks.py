@@ -71,6 +71,7 @@ def _run_all():
     return {case: run(case, 2) for case in CASES}
 
 
+@pytest.mark.heavy
 def test_two_ranks_learn_what_one_learns():
     first, second = on_ranks(2, _run_all)
     for case in CASES:

@@ -24,6 +24,7 @@ COMPARISON = ("comparison.json", ".lock", "runs", "teachers", "stores", "progres
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["begun", "all but one"])
+@pytest.mark.heavy
 def test_no_way_out_of_a_comparison(workers, less, tmp_path, state):
     check(less, tmp_path, state, "link")
 

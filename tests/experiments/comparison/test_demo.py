@@ -6,6 +6,7 @@ from frugalkd.experiments.comparison import demo
 from frugalkd.experiments.comparison.run import DEMO_ARMS, DEMO_NOTE
 
 
+@pytest.mark.heavy
 def test_the_demonstration_in_short(workers, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("frugalkd.experiments.comparison.run.load_recipe", lambda name: tiny)
     monkeypatch.setattr("frugalkd.experiments.comparison.run.DEMO_SEEDS", 1)

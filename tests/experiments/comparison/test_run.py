@@ -35,6 +35,7 @@ def runs(started):
     return [(key.name, key.seed) for key in started if key.kind != "targets"]
 
 
+@pytest.mark.heavy
 def test_every_control_matches_its_run_seed_by_seed(workers, tiny, tmp_path):
     controls = [f"{c}:hybrid" for c in CONTROLS]
     comparison = compare(tiny, arms=["vanilla", *controls], seeds=2, out=tmp_path, jobs=3)
@@ -153,6 +154,7 @@ def test_one_seed_has_no_interval(workers, tiny, tmp_path):
     assert "one seed" in comparison["notes"][-1]
 
 
+@pytest.mark.heavy
 def test_a_killed_comparison_resumes(workers, tiny, tmp_path):
     arms = ["vanilla", "hybrid", "short:hybrid"]
     workers.stop_after = 4
@@ -250,6 +252,7 @@ def test_extra_teachers_are_trained_and_shown(workers, tiny, tmp_path):
     assert teacher["targets"] is None
 
 
+@pytest.mark.heavy
 def test_a_failed_run_is_named_and_others_continue(workers, tiny, tmp_path):
     def broken(task):
         if task["kind"] == "distill" and task["recipe"]["student"]["mode"] == "regulated":
@@ -436,6 +439,7 @@ def test_truncated_results_fail_their_run(workers, tiny, tmp_path):
     assert "\n" not in failure["error"]
 
 
+@pytest.mark.heavy
 def test_budgets(workers, tiny, tmp_path):
     arms = ["vanilla", "significance", "regulated", "infobatch", "random", "short"]
     comparison = compare(
@@ -471,6 +475,7 @@ def test_budgets(workers, tiny, tmp_path):
     assert "it spends 100.0% of the samples" in comparison["claims"][1]["why"]
 
 
+@pytest.mark.heavy
 def test_single_runs_give_the_same_comparison(workers, tiny, tmp_path):
     args = {"arms": ["vanilla", "short:hybrid"], "seeds": 1}
     whole = compare(tiny, out=tmp_path / "whole", **args)

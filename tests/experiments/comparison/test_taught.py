@@ -32,6 +32,7 @@ def taught(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.mark.heavy
 def test_a_given_teacher_is_used_and_named(workers, tiny, taught, tmp_path):
     found = compare(tiny, arms=["vanilla", "hybrid"], seeds=1, out=tmp_path / "c", teacher=taught)
     assert [key.kind for key in workers.started if key.kind != "targets"] == ["distill"] * 2

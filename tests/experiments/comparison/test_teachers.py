@@ -111,6 +111,7 @@ def test_two_pretrained_teachers_have_a_store_each(workers, tiny, weights, tmp_p
     assert [teacher["targets"]["rows"] for teacher in comparison["teachers"]] == [300, 300]
 
 
+@pytest.mark.heavy
 def test_several_teachers_are_filled_once_and_apart(workers, tiny, weights, tmp_path):
     small = {"name": "mlp", "options": {"hidden": [32]}}
     of = {"own": {}, "file": {"weights": str(weights), "model": small}}

@@ -386,6 +386,7 @@ MERGES = "a0: &a0 {x: 0}\n" + "".join(
         ("[" * 10_000, "not YAML"),
     ],
 )
+@pytest.mark.heavy
 def test_harmful_yaml_is_refused_in_one_line(write, text, says):
     with pytest.raises(RecipeError, match=says) as caught:
         load_recipe(write(text))

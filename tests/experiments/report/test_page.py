@@ -222,6 +222,7 @@ def test_the_command_line(written, cli, tmp_path):
     assert err.count("\n") == 1
 
 
+@pytest.mark.heavy
 def test_the_committed_results_are_small_and_have_their_page():
     results = Path(__file__).parents[3] / "benchmarks/results"
     pages = 0

@@ -166,6 +166,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
     ("ending", "begins"),
     [("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml"), ("PNG", b"\x89PNG")],
 )
+@pytest.mark.heavy
 def test_the_same_data_give_the_same_bytes(drawing, tmp_path, ending, begins):
     import matplotlib
 
@@ -188,6 +189,7 @@ def test_a_pdf_embeds_truetype(drawing, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["pdf", "png", "svg"])
+@pytest.mark.heavy
 def test_any_name_can_be_drawn(drawing, tmp_path, ending):
     arms = [arm(name, 0.9, 0.1 * place) for place, name in enumerate(HOSTILE, start=1)]
     plot(comparison(arms, reference=HOSTILE[0], split="test"), tmp_path / f"a.{ending}")

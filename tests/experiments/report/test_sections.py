@@ -82,6 +82,7 @@ SOUND = {
 
 @pytest.mark.parametrize("extreme", EXTREMES, ids=lambda number: f"{str(number)[:8]}")
 @pytest.mark.parametrize("name", SOUND)
+@pytest.mark.heavy
 def test_a_number_of_any_size(tmp_path, name, extreme):
     if name == "summary.json":
         (tmp_path / "results.json").write_text(json.dumps(SOUND["results.json"]))

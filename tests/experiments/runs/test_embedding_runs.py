@@ -131,6 +131,7 @@ def test_a_stopped_run_has_the_same_result(cli, recipe, tmp_path):
     assert code == 0, err
 
 
+@pytest.mark.heavy
 def test_a_comparison_with_its_controls(cli, recipe, tmp_path):
     out = tmp_path / "c"
     code, text, err = cli(

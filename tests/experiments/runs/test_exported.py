@@ -48,6 +48,7 @@ def test_a_table_of_what_was_exported(trained, tmp_path, fast):
         assert 0 < row["milliseconds"]["1"] < row["milliseconds"]["64"]
 
 
+@pytest.mark.heavy
 def test_agreement_is_with_the_runs_model(trained, tmp_path, fast, monkeypatch):
     """A file that gives the classes in another order disagrees."""
     opened = exporting.opened
@@ -101,6 +102,7 @@ def test_int8_is_calibrated_on_training_data(data, trained, tmp_path, fast, monk
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_the_command_prints_a_table_and_json(trained, tmp_path, fast, cli):
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     words = ["export", str(trained), "--to", "onnx", "--out", str(tmp_path / "o"), "--int8"]

@@ -92,6 +92,7 @@ def test_other_classes_are_refused(teacher, tmp_path, kind, classes, says):
 
 
 @pytest.mark.parametrize("kind", ["live", "stored"])
+@pytest.mark.heavy
 def test_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, kind):
     made = mixed(student__targets={"kind": kind, "classes": "by-name"})
     results = distill(made, tmp_path / "s", teacher=teacher)
@@ -169,6 +170,7 @@ def test_a_renamed_class_folder_is_refused(tmp_path):
         evaluate_run(tmp_path / "t", None, CODE)
 
 
+@pytest.mark.heavy
 def test_folders_that_change_places_are_warned_of(tmp_path):
     """The classes have the names that they had; only labels can say that they mean others."""
     data = write_kinds(tmp_path / "set", samples=10, level=80)

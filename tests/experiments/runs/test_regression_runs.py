@@ -202,6 +202,7 @@ def test_significance_weighs_a_distillation(cli, path, teacher, tmp_path):
     assert results_of(out)["budget"] < 1
 
 
+@pytest.mark.heavy
 def test_a_comparison_with_its_controls(cli, path, tmp_path):
     out = tmp_path / "c"
     code, text, err = cli(

@@ -76,6 +76,7 @@ def _run(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_ranks_share_a_folder_and_a_store(tmp_path):
     first, second = on_ranks(2, _run, tmp_path)
     assert all(second[name] == first[name] for name in ("teach", "distill", "scored"))

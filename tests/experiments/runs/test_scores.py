@@ -74,6 +74,7 @@ def test_made_and_kept_scores_give_the_same_student(recipe, teacher, tmp_path):
     assert len(files(teacher)) == 1
 
 
+@pytest.mark.heavy
 def test_each_setting_that_decides_scores_has_its_file(recipe, teacher, tmp_path):
     changes = {
         "same": {"student.objective.temperature": 2.0, "student.training.epochs": 2},

@@ -101,6 +101,7 @@ def test_from_a_table_to_labels(cli, path, folder, teacher, tmp_path):
     assert "wanted " in page
 
 
+@pytest.mark.heavy
 def test_a_comparison_with_a_control(cli, path, tmp_path):
     out = tmp_path / "c"
     code, text, err = cli(

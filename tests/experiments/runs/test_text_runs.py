@@ -37,6 +37,7 @@ def recipe(tmp_path, require_data):
     return str(tmp_path / "mine.yaml")
 
 
+@pytest.mark.heavy
 def test_from_teacher_to_table(cli, recipe, tmp_path):
     teacher, student = tmp_path / "t", tmp_path / "s"
     code, _, err = cli("teach", recipe, "--out", str(teacher))
@@ -78,6 +79,7 @@ def test_from_teacher_to_table(cli, recipe, tmp_path):
         assert message in err
 
 
+@pytest.mark.heavy
 def test_a_frozen_encoder_with_a_head(cli, recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("FRUGALKD_CACHE", str(tmp_path / "cache"))
     transformers = pytest.importorskip("transformers")

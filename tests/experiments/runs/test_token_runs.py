@@ -76,6 +76,7 @@ def path(folder):
     return str(folder / "verses.yaml")
 
 
+@pytest.mark.heavy
 def test_from_a_text_to_a_student(cli, path, folder, teacher, recipe, tmp_path):
     run = tmp_path / "s"
     code, text, err = cli("distill", path, "--teacher", str(teacher), "--out", str(run))
@@ -113,6 +114,7 @@ def test_from_a_text_to_a_student(cli, path, folder, teacher, recipe, tmp_path):
     assert re.search("backpropagated 100.% as many tokens as full training", page)
 
 
+@pytest.mark.heavy
 def test_a_second_student_runs_the_teacher_no_more(recipe, teacher, tmp_path):
     first = distill_run(recipe, tmp_path / "a", teacher=teacher)
     again = distill_run(recipe, tmp_path / "b", teacher=teacher)
@@ -123,6 +125,7 @@ def test_a_second_student_runs_the_teacher_no_more(recipe, teacher, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["stored", "live"])
+@pytest.mark.heavy
 def test_a_recipe_learns_a_part_of_the_positions(recipe, teacher, tmp_path, kind):
     half = override(recipe, {"student.positions": 0.5, "student.targets.kind": kind})
     results, data = distill_run(half, tmp_path / "s", teacher=teacher), blocks_of(recipe)
@@ -138,6 +141,7 @@ def test_a_recipe_learns_a_part_of_the_positions(recipe, teacher, tmp_path, kind
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.heavy
 def test_a_run_is_distill_from_python(recipe, teacher, tmp_path):
     live = override(recipe, {"student.targets.kind": "live"})
     distill_run(live, tmp_path / "s", teacher=teacher)
@@ -240,6 +244,7 @@ def test_a_recipe_makes_no_store_where_it_likes(cli, path, teacher, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.heavy
 def test_arms_are_compared(cli, path, tmp_path):
     out = tmp_path / "c"
     code, text, err = cli("compare", path, "--out", str(out), "--seeds", "2", "--jobs", "1")

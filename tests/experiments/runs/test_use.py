@@ -134,6 +134,7 @@ def test_no_value_of_data_is_the_runs_own(cli, sound, following):
     assert (code, json.loads(out)["data"]) == (0, "its test split"), err
 
 
+@pytest.mark.heavy
 def test_pictures_are_read_in_batches(run, tmp_path):
     """Each of the pictures takes 75 MB decoded, and 25 kB as a file."""
     big = tmp_path / "big"
