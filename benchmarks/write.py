@@ -30,6 +30,7 @@ from benchmarks.comparisons import (
 )
 from benchmarks.cost_ratio import cost_table, variants_table
 from benchmarks.language.gains import table as gains_table
+from benchmarks.language.seconds import table as seconds_table
 from benchmarks.noise.table import table as noise_table
 from benchmarks.timing import CASES, Measurement, find_case
 from benchmarks.timing.table import bound, figure, seconds
@@ -257,6 +258,7 @@ BY_FILE = {
     reference_table: ("fashion-mnist-reference",),
     objectives_table: ("objectives",),
     gains_table: ("language-gains",),
+    seconds_table: ("language-seconds",),
     fuzz_table: ("fuzz",),
     torture_table: ("torture",),
     soak_line: ("soak",),
