@@ -141,7 +141,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     [
         ("a.jsonl", b'{"text": "a"}\nnot json\n', "a.jsonl, line 2 is not JSON"),
         ("a.txt", b"\xff\xfe\xfa", "a.txt cannot be read"),
-        ("a.txt", None, "a.txt is not there, nor in"),
+        ("a.txt", None, "a.txt is neither in the current folder nor in"),
     ],
 )
 def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, says):

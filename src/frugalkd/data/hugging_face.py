@@ -312,5 +312,8 @@ def _place(path: str, root: Path) -> Path | None:
         if os.path.exists(place):  # False for what no file system takes, too
             return place
     if Path(path).is_absolute() or path.startswith(".") or Path(path).suffix in _FILES:
-        raise DataError(f"{path} is not there, nor in {root}")
+        raise DataError(
+            f"{path} is neither in the current folder nor in {root}: give a path from there, or a "
+            "whole one"
+        )
     return None

@@ -260,7 +260,10 @@ def _files_of(source: StrPath) -> list[Path]:
         if place.is_dir():
             return sorted(path for path in place.iterdir() if path.suffix in FILES)
     if Path(source).suffix in FILES:
-        raise DataError(f"{os.fspath(source)} is not there, nor in {data_root()}")
+        raise DataError(
+            f"{os.fspath(source)} is neither in the current folder nor in {data_root()}: give a "
+            "path from there, or a whole one"
+        )
     return []
 
 
