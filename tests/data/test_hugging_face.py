@@ -263,7 +263,7 @@ def test_a_column_of_numbers_is_for_regression(saved):
 
 
 def test_a_missing_file_is_no_name_on_the_hub(tmp_path):
-    with pytest.raises(DataError, match=r"there\.parquet is not there"):
+    with pytest.raises(DataError, match=r"there\.parquet is neither in"):
         load(tmp_path / "there.parquet", image="img")
 
 
