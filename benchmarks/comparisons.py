@@ -116,7 +116,7 @@ def claims_table(tested: list[dict[str, Any]]) -> str:
         low, high = claim["difference"]["ci95"]
         said = f"`{claim['arm']}` {claim['claim']} than `{claim['against']}`"
         if claim["margin"]:
-            said += f" (margin {100 * claim['margin']:.1f})"
+            said += f" (margin {100 * claim['margin']:.2g})"
         cells = [
             said,
             f"{100 * claim['difference']['mean']:+.2f}",

@@ -27,6 +27,7 @@ from benchmarks.comparisons import (
     made_ledgers_table,
     objectives_table,
     reference_table,
+    tokens_table,
 )
 from benchmarks.cost_ratio import cost_table, variants_table
 from benchmarks.language.gains import table as gains_table
@@ -58,6 +59,7 @@ WITH_CLAIMS = {
     "hard-claims": "hard-fashion-mnist",
     "hard-claims-banking77": "hard-banking77",
     "fine-tuning-claims": "hard-fine-tuning",
+    "language-claims": "language-students",
 }
 """The tables of the claims that a comparison's file declares."""
 
@@ -257,6 +259,7 @@ BY_FILE = {
     factorial_table: ("fair-factorial-fashion-mnist", "fair-factorial-cifar10"),
     reference_table: ("fashion-mnist-reference",),
     objectives_table: ("objectives",),
+    tokens_table: ("language-students",),
     gains_table: ("language-gains",),
     seconds_table: ("language-seconds",),
     fuzz_table: ("fuzz",),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.comparisons import factorial_table, filling
+from benchmarks.comparisons import factorial_table, filling, tokens_table
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
@@ -55,3 +55,18 @@ def test_what_filling_a_store_costs():
     ]
     assert forwards[0] / forwards[1] / 3 == pytest.approx(20.7, abs=0.05)
     assert filling(read("fair-banking77")) == ""  # only the teacher's head was trained
+
+
+def test_perplexities_and_their_ratios():
+    comparison = read("language-students")
+    rows = {row["arm"]: np.array(row["accuracy"]["values"]) for row in comparison["arms"]}
+    perplexity = {arm: 4096 ** (1 - values) for arm, values in rows.items()}
+    table = tokens_table(comparison)
+    for arm, values in perplexity.items():
+        line = next(line for line in table.splitlines() if line.startswith(f"| `{arm}` |"))
+        assert line.split(" | ")[2] == f"{stats.gmean(values):.2f}"
+        if arm != comparison["reference"]:
+            logs = np.log(values / perplexity[comparison["reference"]])
+            half = stats.t.ppf(0.975, 9) * logs.std(ddof=1) / 10**0.5
+            wanted = [100 * np.expm1(logs.mean() + side * half) for side in (0, -1, 1)]
+            assert line.split(" | ")[3] == "{:+.2f} ({:+.2f} to {:+.2f})".format(*wanted)
