@@ -53,6 +53,7 @@ def test_without_a_case_all_are_listed(bench):
     assert (listed[-1]["arms"], listed[-1]["rounds"]) == ([], None)
 
 
+@pytest.mark.heavy
 def test_listing_does_not_need_torch():
     script = (
         "import sys; from frugalkd.cli import main; from benchmarks.timing.__main__ import app; "

@@ -187,6 +187,7 @@ def test_human_labels_are_wrong_as_often_as_published(require_data):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_cleanlab_reads_probabilities_out_of_sample(tmp_path):
     pytest.importorskip("cleanlab", reason="benchmarks alone compare with it")
     noisy = load("digits", 240, "symmetric-0.2", 0)

@@ -27,6 +27,7 @@ def write():
     return module
 
 
+@pytest.mark.heavy
 def test_a_case_is_two_tables_and_a_line(write, processes, tiny, options):
     content = bench(tiny, replace(options, rounds=1))
     arms, ratios, line = write.time_tables(content).split("\n\n")

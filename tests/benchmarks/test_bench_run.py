@@ -131,6 +131,7 @@ def test_an_existing_teacher_is_used(processes, tiny, options, tmp_path):
         bench(other, copied)
 
 
+@pytest.mark.heavy
 def test_arms_in_one_process(processes, beside, options):
     content = bench(beside, options)
     assert processes.started == [("together", "together")]
@@ -152,6 +153,7 @@ def test_an_arm_in_one_process_may_fail(processes, beside, options):
     assert arms_of(content)["engine"]["seconds"]["n"] == 3
 
 
+@pytest.mark.heavy
 def test_a_quick_run_has_separate_files(processes, tiny, options):
     content = bench(tiny, replace(options, quick=True, rounds=1))
     assert content["quick"]
@@ -161,6 +163,7 @@ def test_a_quick_run_has_separate_files(processes, tiny, options):
     assert (options.out / "teachers/quick-t/results.json").is_file()
 
 
+@pytest.mark.heavy
 def test_the_plan_lists_finished_runs(processes, tiny, beside, options):
     before = planned(tiny, options)
     assert not list(options.out.iterdir())

@@ -31,6 +31,7 @@ def summary(records, *ratios, fillings=None, failed=None):
     return summarise(case(*ratios), recipes, records, fillings or {}, failed or {}, False)
 
 
+@pytest.mark.heavy
 def test_ratios_use_the_rounds_of_both_arms():
     rng = random.Random(0)
     for _ in range(50):

@@ -77,6 +77,7 @@ def test_threads_run_in_turn_until_one_ends():
     assert done == list("ababbb")
 
 
+@pytest.mark.heavy
 def test_both_trainers_are_timed_step_by_step(monkeypatch, tmp_path):
     pytest.importorskip("transformers", reason="needs the extra transformers")
     monkeypatch.setattr(case, "WIDTH", 8)

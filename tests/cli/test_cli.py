@@ -253,6 +253,7 @@ def test_the_recipes_schema_names_the_models_and_the_data(cli):
         *((command, "data") for command in ("distill", "store", "compare", "estimate")),
     ],
 )
+@pytest.mark.heavy
 def test_no_import_lists_what_it_refuses(cli, tmp_path, monkeypatch, command, where):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("raise SystemExit('imported')")

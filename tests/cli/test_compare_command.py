@@ -34,6 +34,7 @@ def test_what_cannot_be_compared_is_one_line(cli, tmp_path, arguments, says):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.heavy
 def test_a_job_array_and_what_collects_it(cli, tmp_path):
     where = str(tmp_path / "c")
     command = ["compare", "digits", *FEW, "--arms", "regulated,random", "--budgets", "0.5"]

@@ -20,6 +20,7 @@ def test_the_table_fits_80_columns_and_says_everything(cli):
     assert "next: frugalkd teach digits --out runs/teacher --set teacher.training.epochs=2" in out
 
 
+@pytest.mark.heavy
 def test_at_a_cost_the_modes_are_named_as_those_without(cli, runs):
     teacher = ("--teacher", str(runs / "teacher"))
     code, out, _ = cli("estimate", "digits", "--cost", "0.5", *teacher, "--seconds", "1", *FEW)

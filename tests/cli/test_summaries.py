@@ -48,6 +48,7 @@ def strange(tmp_path_factory):
     ["recipes", "teach", "distill", "store", "ledger show", "ledger make", "ledger export",
      "evaluate", "predict", "report"],
 )  # fmt: skip
+@pytest.mark.heavy
 def test_a_summary_fits_80_columns_and_is_json_for_machines(strange, cli, tmp_path, command):
     folder, few = strange
     teacher, out = str(folder / "t"), str(tmp_path / "o")

@@ -115,6 +115,7 @@ def test_where_data_lie_is_said(nowhere, monkeypatch):
             load_data(name)
 
 
+@pytest.mark.heavy
 def test_fashion_mnist_of_debian_is_the_real_one(require_data):
     require_data(str(named.DEBIAN_FASHION_MNIST))
     splits = load_data("fashion-mnist")

@@ -46,6 +46,7 @@ def padded(rows):
 
 @given(rows=some_rows, data=st.data())
 @settings(max_examples=100, deadline=None)
+@pytest.mark.heavy
 def test_batches_and_subsets_are_those_of_lists(rows, data):
     made = texts(rows)
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=8))

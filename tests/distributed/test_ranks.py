@@ -125,6 +125,7 @@ def _one_ends():
     return errors
 
 
+@pytest.mark.heavy
 def test_a_rank_that_has_ended_is_a_rank_error_on_the_others():
     errors = on_ranks(2, _one_ends)[0]
     assert len(errors) == 5

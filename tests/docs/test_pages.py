@@ -632,6 +632,7 @@ CURRENT = [page for page in PAGES if page.name != "migration.md"]  # it has the 
 PROSE = re.sub(r"(?ms)^ *```.*?^ *```", "", "\n".join(page.read_text() for page in CURRENT))
 
 
+@pytest.mark.heavy
 def test_commands_in_prose_have_their_options():
     spans = {" ".join(span.split()) for span in re.findall(r"`(frugalkd [a-z][^`]*)`", PROSE)}
     assert len(spans) > 10

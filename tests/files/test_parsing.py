@@ -51,6 +51,7 @@ def test_dense_json_takes_no_more_than_promised(signs, million):
     assert value == "it holds too many values" or value == json.loads(content)
 
 
+@pytest.mark.heavy
 def test_a_long_history_is_not_too_dense():
     record = {f"a name of a field {field}": 1.234567 + field for field in range(25)}
     history = [{**record, "epoch": epoch} for epoch in range(10_000)]

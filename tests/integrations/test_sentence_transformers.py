@@ -116,6 +116,7 @@ def trained(
 SOME = Sampling(regulation=SelfRegulation(confidence=0.6, max_skip=1))
 
 
+@pytest.mark.heavy
 def test_a_column_of_embeddings_and_a_live_teacher_are_the_same(folders, tmp_path):
     teacher = encoder(folders / "teacher")
     one, first, output = trained(folders, tmp_path / "1", sampling=SOME)
@@ -153,6 +154,7 @@ def test_it_learns_as_the_plain_trainer_does(folders, tmp_path, loss):
     assert apart(frugal) == pytest.approx(apart(plain), rel=0.5)
 
 
+@pytest.mark.heavy
 def test_a_projection_of_the_loss_is_trained(folders, tmp_path):
     def loss(student):
         return losses.EmbedDistillLoss(student, projection_dim=8)
@@ -194,6 +196,7 @@ def test_it_resumes_bit_for_bit(folders, tmp_path):
         trained(folders, tmp_path / "x", resume=str(plain))
 
 
+@pytest.mark.heavy
 def test_a_teachers_outputs_are_stored_at_first_visits(folders, tmp_path):
     kept = {"teacher": encoder(folders / "teacher"), "data": texts(), "store": tmp_path / "kept"}
     _, first, _ = trained(folders, tmp_path / "1", sampling=SOME, **kept)

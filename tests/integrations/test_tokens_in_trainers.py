@@ -201,6 +201,7 @@ def test_two_ranks_are_one_process(accumulation, corpus, stored, tmp_path):
         assert tokens == corpus.rows
 
 
+@pytest.mark.heavy
 def test_a_teacher_fills_the_store_once(corpus, teacher, stored, tmp_path):
     """The training is that from a store that was there; the second one runs no teacher."""
     found = []
@@ -244,6 +245,7 @@ def test_prompts_and_padding_are_no_tokens(corpus, teacher, tmp_path):
 
 
 @pytest.mark.parametrize("live", [False, True])
+@pytest.mark.heavy
 def test_a_run_resumes_in_the_middle_of_an_epoch(live, corpus, teacher, stored, tmp_path):
     def made(folder):
         args = {
@@ -270,6 +272,7 @@ def test_checkpointed_activations_do_not_change_a_training(corpus, stored, tmp_p
     torch.testing.assert_close(weights(one.model), weights(two.model), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_bfloat16_trains(corpus, teacher, tmp_path):
     made = trainer(tmp_path, corpus, teacher=teacher, args={"bf16": True})
     assert isinstance(made.teacher, LiveTokens)
@@ -331,6 +334,7 @@ def test_a_cut_of_the_teacher_that_shares_its_embeddings(corpus, teacher, tmp_pa
     assert torch.equal(weights(teacher), before)
 
 
+@pytest.mark.heavy
 def test_what_does_not_fit_is_refused(corpus, teacher, stored, tokenizer, tmp_path):
     rows = [{"text": "a text that is long enough"}]
     other = tokenize_corpus(rows, tokenizer, tmp_path / "other", length=64)
@@ -361,11 +365,13 @@ def test_what_does_not_fit_is_refused(corpus, teacher, stored, tokenizer, tmp_pa
             trainer(tmp_path / "o", given.pop("corpus"), **given).train()
 
 
+@pytest.mark.heavy
 def test_a_live_teacher_serves_every_objective_of_single_tokens(corpus, teacher, tmp_path):
     for objective in (JensenShannon(temperature=2.0), scheduled(KD(), temperature=Ramp(4.0, 1.0))):
         trainer(tmp_path, corpus, teacher=teacher, objective=objective).train()
 
 
+@pytest.mark.heavy
 def test_a_table_of_tokens_becomes_a_corpus(corpus, stored, teacher, tokenizer, tmp_path):
     """As TRL's SFTTrainer makes them: input_ids, and labels that are -100 for a prompt."""
     blocks = [corpus[id] for id in range(len(corpus))]

@@ -203,6 +203,7 @@ def test_a_gate_that_no_sample_passes_is_the_plain_trainer(
     assert saved.epochs == EPOCHS
 
 
+@pytest.mark.heavy
 def test_a_regulated_run_has_the_ledger_of_a_plain_loop(texts, tmp_path):
     settings: dict[str, Any] = {
         "optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant",
@@ -379,6 +380,7 @@ def test_a_checkpoint_of_another_training_is_refused(texts, tmp_path):
         ({"weights": [*range(1, ROWS + 1)]}, {"weights": np.ones(ROWS)}, "other weights"),
     ],
 )
+@pytest.mark.heavy
 def test_another_cost_or_other_weights_do_not_resume(first, other, names, texts, tmp_path):
     """Every cost has the same policy, and any weights the same pool."""
     made(FrugalTrainer, tmp_path, texts, save_strategy="epoch", **first).train()
@@ -629,6 +631,7 @@ def test_hybrid_trains_only_what_was_significant(texts, tmp_path):
     assert (student.ledger["visits"] > 0).tolist() == (ledger["participations"] > 0).tolist()
 
 
+@pytest.mark.heavy
 def test_the_trainers_own_losses_of_rows_can_be_weighted(texts, tmp_path):
     weights = np.linspace(0, 2, ROWS, dtype=np.float32)
 
@@ -656,6 +659,7 @@ class OneARow(transformers.Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
+@pytest.mark.heavy
 def test_pictures_in_bf16_with_the_trainers_evaluation(tmp_path):
     from sklearn.datasets import load_digits
 
@@ -740,6 +744,7 @@ def test_a_cost_may_take_more_epochs_than_were_given(limit, texts, tmp_path):
     assert trainer.policy == replace(gate, cost=1 / HORIZON, probe=PROBE)
 
 
+@pytest.mark.heavy
 def test_the_cost_of_everything_is_fewer_epochs(texts, tmp_path):
     models = []
     for given in ({"cost": 0.5, "num_train_epochs": 4}, {"num_train_epochs": 2}):
@@ -749,6 +754,7 @@ def test_the_cost_of_everything_is_fewer_epochs(texts, tmp_path):
     assert same_weights(*models)
 
 
+@pytest.mark.heavy
 def test_a_cost_resumes_within_an_epoch(texts, tmp_path):
     def trained(folder, resume=None):
         trainer = made(

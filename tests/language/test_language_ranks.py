@@ -52,6 +52,7 @@ def on_a_rank(corpus, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_two_ranks_are_one_process(corpus, tmp_path):
     ranks = on_ranks(2, on_a_rank, str(corpus.folder), str(tmp_path / "two"))
     one, two = fill(corpus.folder, tmp_path / "one", None), StoredTokens(tmp_path / "two", corpus)

@@ -26,6 +26,7 @@ def all_logits(model, corpus):
 
 
 @pytest.mark.parametrize("chunk", [7, 4096])
+@pytest.mark.heavy
 def test_measures_are_those_of_all_logits(chunk, student, teacher, corpus):
     student.train()
     found = measure_tokens(student, corpus, teacher, chunk=chunk, batch_size=5)
@@ -55,6 +56,7 @@ def test_a_model_agrees_with_itself(teacher, corpus):
     assert "teacher_kl" not in measure_tokens(teacher, corpus)
 
 
+@pytest.mark.heavy
 def test_a_store_is_compared_with(student, teacher, corpus, tmp_path):
     live = measure_tokens(student, corpus, teacher)
     top = StoredTokens.fill(teacher, corpus, tmp_path / "t", encoding=TopTokens())

@@ -25,6 +25,7 @@ def parameters(model) -> int:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (2, (20, 24))])
+@pytest.mark.heavy
 def test_every_model_gives_logits_that_train(name, channels, size):
     torch.manual_seed(0)
     model = build(name, 7, channels, size)

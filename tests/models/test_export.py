@@ -241,6 +241,7 @@ def test_what_is_refused_at_once(pictures, tmp_path, monkeypatch):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.heavy
 def test_an_export_leaves_the_model_as_it_was(pictures, tmp_path):
     state, random = pictures.model.state_dict(), torch.random.get_rng_state()
     pictures.model.train()

@@ -115,6 +115,7 @@ def test_of_several_outputs_the_first_counts():
         assert torch.equal(taps.take()["0"], out)
 
 
+@pytest.mark.heavy
 def test_a_compiled_model_gives_the_same_features_and_gradients():
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
     counter = CompileCounter()

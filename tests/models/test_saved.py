@@ -201,6 +201,7 @@ def test_what_a_card_claims_takes_no_memory(run):
         load(run)
 
 
+@pytest.mark.heavy
 def test_a_card_of_many_layers_is_refused_at_once(run):
     """They are not made: the file's tensors say how many there can be."""
     started = time.process_time()
@@ -234,6 +235,7 @@ def test_the_shape_is_checked_before_the_build(run, shape, monkeypatch):
         load(run)
 
 
+@pytest.mark.heavy
 def test_buffers_that_are_not_saved_are_bounded(tmp_path):
     """A Swin's masks grow with img_size, and its weights do not."""
     pytest.importorskip("timm", reason="needs timm")
@@ -255,6 +257,7 @@ def test_buffers_that_are_not_saved_are_bounded(tmp_path):
     load(tmp_path)
 
 
+@pytest.mark.heavy
 def test_weights_of_very_many_tensors_build_nothing(run):
     many = {f"layers.{place}.weight": torch.zeros(1) for place in range(10_001)}
     safetensors.torch.save_file(many, run / "student.safetensors")
@@ -262,6 +265,7 @@ def test_weights_of_very_many_tensors_build_nothing(run):
         load(run)
 
 
+@pytest.mark.heavy
 def test_a_library_builds_with_tensors_of_values(tmp_path):
     """torchvision's RegNets compute their sizes with tensors, and cannot on the meta device."""
     pytest.importorskip("torchvision", reason="needs torchvision")

@@ -39,6 +39,7 @@ def test_a_budget_keeps_its_part_the_worst_most_often(budget):
     assert budget == 1 or often[:5].mean() < often[5:15].mean() < often[15:].mean()
 
 
+@pytest.mark.heavy
 def test_the_first_of_a_budget_is_drawn_in_proportion():
     # One row of four: percentiles 1/8, 3/8, 5/8, 7/8, cubed.
     chances = np.array([1, 3, 5, 7]) ** 3 / (1 + 27 + 125 + 343)

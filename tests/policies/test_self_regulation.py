@@ -351,6 +351,7 @@ def test_a_cost_or_a_budget():
     final_full_epochs=st.integers(0, 3),
 )
 @settings(max_examples=100, deadline=None)
+@pytest.mark.heavy
 def test_a_budget_is_kept_whatever_is_active(
     budget, epochs, active, budget_schedule, warmup, final_full_epochs
 ):

@@ -112,6 +112,7 @@ def _on_a_rank():
     return trained, selection.ledger
 
 
+@pytest.mark.heavy
 def test_ranks_disbelieve_the_same_labels():
     (first, ledger), (second, other) = on_ranks(2, _on_a_rank)
     assert all(ledger[name].tobytes() == other[name].tobytes() for name in ledger.columns)

@@ -40,6 +40,7 @@ logits = st.integers(2, 6).flatmap(
 
 @settings(max_examples=150, deadline=None)
 @given(rows=logits, tau=st.sampled_from([0.2, 0.25, 0.5, 0.6, 0.9, 0.99, 1.0, 1.1]))
+@pytest.mark.heavy
 def test_the_gate_agrees_with_plain_python(rows, tau):
     values, labels = [row for row, _ in rows], [label for _, label in rows]
     got = gate(torch.tensor(values), torch.tensor(labels), tau).tolist()

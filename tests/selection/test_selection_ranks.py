@@ -250,6 +250,7 @@ def _ungated():
     return case.run()[0], small.run()[0], small.run()[1]
 
 
+@pytest.mark.heavy
 def test_ungated_plans_come_out_even_too():
     found = on_ranks(2, _ungated)
     for epoch in range(3):  # a plan of 6 ids is filled up to the 8 of a step

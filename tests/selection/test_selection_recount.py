@@ -364,6 +364,7 @@ def test_now_agrees_with_a_recount(policy, rest):
     ),
     rest=st.fixed_dictionaries(common),
 )
+@pytest.mark.heavy
 def test_ungated_policies_agree_with_a_recount(policy, rest):
     check(Case(policy, **rest))
 

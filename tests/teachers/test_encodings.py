@@ -110,6 +110,7 @@ def draw(seed, rows=5, classes=12, spread=6.0):
     st.floats(0.5, 10),
     st.floats(0.01, 200),
 )
+@pytest.mark.heavy
 def test_top_k_keeps_the_probability_of_kept_and_rest(seed, k, temperature, spread):
     logits = draw(seed, spread=spread)
     got = through(TopK(k, temperature), logits)

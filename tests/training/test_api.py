@@ -315,6 +315,7 @@ def test_held_out_data_are_measured_apart():
     assert not run.model.training
 
 
+@pytest.mark.heavy
 def test_a_self_regulated_teachers_ledger_weighs_the_student():
     data = images(60, augmented=False)
     training = Training(epochs=8, batch_size=8, optimizer=Optimizer("adamw", lr=0.01))

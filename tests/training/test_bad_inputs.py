@@ -1145,6 +1145,7 @@ PARENT = os.getpid()
         ("kill", "a worker process died while samples 23, 0, 22, 11, 17, 12, 13, 21"),
     ],
 )
+@pytest.mark.heavy
 def test_a_worker_that_fails(how, says, monkeypatch):
     monkeypatch.setattr("frugalkd.data.source.DataLoader", Forking)
     refused(says, lambda: plain_loop(Dying(how), num_workers=1))

@@ -97,6 +97,7 @@ def test_without_labels_there_are_predictions_alone():
     assert labels.tolist() == [0, 1, 2, 0]
 
 
+@pytest.mark.heavy
 def test_large_pictures_run_a_few_at_a_time():
     class Counting(torch.nn.Module):
         def __init__(self):

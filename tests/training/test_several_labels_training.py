@@ -290,6 +290,7 @@ def _on_two():
     return weights, made.ledger, made.evaluation
 
 
+@pytest.mark.heavy
 def test_two_ranks_share_one_reference_and_one_student():
     (first, ledger, measured), (second, other, _) = on_ranks(2, _on_two)
     assert torch.equal(first, second)

@@ -138,6 +138,7 @@ def test_half_of_the_positions_are_half_of_the_tokens(corpus, stored):
     assert (weights(student) - weights(by_hand)).norm() < 1e-6 * change.norm()
 
 
+@pytest.mark.heavy
 def test_a_run_resumes_in_the_middle_of_an_epoch(corpus, stored, tmp_path):
     def trained(folder, stop=None, resume=False):
         run = RunOptions(

@@ -1032,6 +1032,7 @@ def test_a_run_with_lone_rows_resumes_bit_for_bit(when, stop, tmp_path):
     check_equal(whole, run(folder=tmp_path, resume=True))
 
 
+@pytest.mark.heavy
 def test_a_resnet_trains_on_batches_and_a_row():
     """Its last feature maps are of one pixel, and BatchNorm has one value a channel of one row."""
     resnet = pytest.importorskip("torchvision.models.resnet")

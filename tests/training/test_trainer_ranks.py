@@ -146,6 +146,7 @@ def test_a_stop_on_one_rank_stops_all_and_they_resume(tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+@pytest.mark.heavy
 def test_another_number_of_ranks_resumes_with_the_ledger(tmp_path):
     on_ranks(2, _interrupted, tmp_path, 4, False, 8)
     with pytest.warns(UserWarning, match="resuming with 1 ranks from a state of 2: the ledger"):
@@ -181,6 +182,7 @@ def learn_from_average(world):
     return [torch.cat([p.detach().flatten() for p in each.parameters()]) for each in of]
 
 
+@pytest.mark.heavy
 def test_the_average_of_two_ranks_teaches_what_that_of_one_does():
     first, second = on_ranks(2, learn_from_average, 2)
     for mine, other, alone in zip(first, second, learn_from_average(1), strict=True):
@@ -219,6 +221,7 @@ def _differing():
     return errors
 
 
+@pytest.mark.heavy
 def test_ranks_with_different_inputs_do_not_train():
     first, second = on_ranks(2, _differing)
     assert first == second
@@ -407,6 +410,7 @@ def _own_loop(folder: Path):
     return model.state_dict(), columns, selection.meters.samples_backpropagated
 
 
+@pytest.mark.heavy
 def test_the_users_own_loop_under_ddp(tmp_path):
     first, second = on_ranks(2, _own_loop, tmp_path)
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])

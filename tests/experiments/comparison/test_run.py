@@ -85,6 +85,7 @@ def history(out, arm, seed=0):
     return [record["rows"] for record in results["history"]]
 
 
+@pytest.mark.heavy
 def test_the_file_and_its_keys(workers, tiny, tmp_path):
     events = []
     comparison = compare(
@@ -130,6 +131,7 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
     assert (last["event"], last["finished"], last["total"]) == ("done", 5, 5)
 
 
+@pytest.mark.heavy
 def test_arms_of_a_seed_share_weights_and_order(workers, tiny, tmp_path):
     # Another digest, and the same training.
     arms = {"again": {"set": {"student.mode": None, "student.policy": {"name": "all"}}}}
@@ -173,6 +175,7 @@ def test_a_killed_comparison_resumes(workers, tiny, tmp_path):
     assert again["teachers"] == whole["teachers"]
 
 
+@pytest.mark.heavy
 def test_an_unfinished_comparison_compares_equal_seeds(workers, tiny, tmp_path):
     args = {"arms": ["vanilla", "regulated", "ce"], "seeds": 3, "out": tmp_path, "jobs": 1}
     workers.stop_after = 6  # a teacher, a store, all arms of one seed, and vanilla once more
@@ -233,6 +236,7 @@ def test_there_is_a_page_while_the_teacher_trains(workers, tiny, tmp_path):
     assert "--arms vanilla,ce --seeds 2" in page
 
 
+@pytest.mark.heavy
 def test_another_arm_or_seed_runs_alone(workers, tiny, tmp_path):
     compare(tiny, arms=["vanilla"], seeds=1, out=tmp_path)
     del workers.started[:]
@@ -393,6 +397,7 @@ def test_refusals(workers, tiny, tmp_path):
         file.write_text(whole)
 
 
+@pytest.mark.heavy
 def test_an_arm_that_changed_is_another_run(workers, tiny, tmp_path):
     compare(tiny, arms=["ce", "vanilla"], seeds=1, out=tmp_path)
     del workers.started[:]
@@ -411,6 +416,7 @@ def test_arms_that_are_the_same_run_share_it(workers, tiny, tmp_path):
     assert vanilla["accuracy"] == twin["accuracy"]
 
 
+@pytest.mark.heavy
 def test_a_resumed_comparison_refuses_replaced_data(workers, tmp_path):
     recipe = kinds_recipe(data=write_kinds(tmp_path / "set"))
     args: dict[str, Any] = {"arms": ["vanilla", "regulated"], "seeds": 1, "out": tmp_path / "out"}
@@ -504,6 +510,7 @@ def test_single_runs_give_the_same_comparison(workers, tiny, tmp_path):
             array.run_one(wrong)
 
 
+@pytest.mark.heavy
 def test_a_run_of_two_names_is_one_job_of_an_array(workers, tiny, tmp_path):
     args = {"arms": ["regulated", "the-same", "short:the-same"], "seeds": 1, "out": tmp_path}
     recipe = override(tiny, {"arms": {"the-same": {"set": {"student.mode": "regulated"}}}})

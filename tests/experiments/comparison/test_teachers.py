@@ -22,6 +22,7 @@ from frugalkd.files.parsing import read_json
 from frugalkd.teachers import LiveTeacher, StoredTargets
 
 
+@pytest.mark.heavy
 def test_several_teachers_and_ema_are_arms(workers, tiny, tmp_path):
     teach(override(tiny, {"seed": 7}), tmp_path / "other")
     folder = str(tmp_path / "other")
@@ -67,6 +68,7 @@ def fillings(out):
     return {where: store.count() for where, store in stores.items()}, costs
 
 
+@pytest.mark.heavy
 def test_a_pretrained_teacher_fills_one_store(workers, tiny, weights, tmp_path):
     # Views are drawn from a seed of their own: one filling serves all seeds.
     own = {"teacher.weights": str(weights), "student.augment.crop": 1, "student.targets.views": 2}

@@ -122,6 +122,7 @@ def test_r_is_teacher_over_student(unknown):
     assert unknown["r"]["time"] == pytest.approx(costs["query"] / costs["screen"])
 
 
+@pytest.mark.heavy
 def test_a_gate_that_no_sample_passes_does_not_pay():
     result = estimate(
         load_recipe("digits", [*FEW, "student.regulation.confidence=1"]), seconds=WHOLE
@@ -167,6 +168,7 @@ def test_live_targets_query_only_for_the_kept():
 
 
 @pytest.mark.parametrize("setting", ["features=[layers.4]", "kind=live"])
+@pytest.mark.heavy
 def test_an_objective_that_reads_features(teacher, setting):
     hints = "{name: fitnets, student: layers.2, teacher: layers.4}"
     settings = [f"student.objective={hints}", f"student.targets.{setting}"]
@@ -197,6 +199,7 @@ def test_gate_now_screens_everything():
     assert row["forwards"].point == pytest.approx(row["kept"].point + 1)
 
 
+@pytest.mark.heavy
 def test_a_conventional_teacher_and_a_policy_of_another_kind(tmp_path):
     settings = ["teacher.policy.name=all", "student.mode=null", "student.policy.name=random"]
     recipe = load_recipe("digits", [*FEW, *settings])
@@ -255,6 +258,7 @@ def test_a_fit_leaves_a_quarter_of_the_samples_out(monkeypatch):
     assert fit.failing == pytest.approx(1 - passed[trained > 0].mean())
 
 
+@pytest.mark.heavy
 def test_an_estimate_at_a_cost(teacher):
     recipe = load_recipe("digits", [*FEW, "student.cost=0.5"])
     result = estimate(recipe, teacher=teacher, seconds=WHOLE)

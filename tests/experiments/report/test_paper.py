@@ -181,6 +181,7 @@ def test_the_same_data_give_the_same_bytes(drawing, tmp_path, ending, begins):
     assert done["seeds"] == [0, 1, 2]
 
 
+@pytest.mark.heavy
 def test_a_pdf_embeds_truetype(drawing, tmp_path):
     plot(comparison(), tmp_path / "a.pdf")
     content = (tmp_path / "a.pdf").read_bytes()
@@ -219,11 +220,13 @@ def test_points_and_intervals_are_those_of_the_data(drawing):
     ]  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_a_run_and_a_single_epoch_can_be_drawn(drawing, tmp_path):
     for place, found in enumerate((run(), run([(10, 10, 0)]))):
         assert plot(found, tmp_path / f"{place}.png")["figures"] == ["participation"]
 
 
+@pytest.mark.heavy
 def test_a_figure_for_a_dark_page(tmp_path):
     light, dark = tmp_path / "light.svg", tmp_path / "dark.svg"
     plot(comparison(), light)

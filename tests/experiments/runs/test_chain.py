@@ -40,6 +40,7 @@ def whole(recipes, tmp_path_factory):
     return chain(recipes, out), out
 
 
+@pytest.mark.heavy
 def test_it_is_its_runs_one_by_one(recipes, whole, tmp_path):
     said, out = whole
     teach(recipes[0], tmp_path / "t")

@@ -120,6 +120,7 @@ def test_from_lines_to_embeddings(cli, recipe, folder, tmp_path):
     assert "mean of 1 - cosine to the teacher" in page
 
 
+@pytest.mark.heavy
 def test_a_stopped_run_has_the_same_result(cli, recipe, tmp_path):
     code, _, err = cli("distill", recipe, "--out", str(tmp_path / "whole"))
     assert code == 0, err

@@ -35,6 +35,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(exporting, "_SECONDS", 0.001)
 
 
+@pytest.mark.heavy
 def test_a_table_of_what_was_exported(trained, tmp_path, fast):
     done = export_run(trained, tmp_path / "x", "torch-export", allowed=Allowed(data=True))
     measured, _ = evaluate_run(trained, allowed=Allowed(data=True))

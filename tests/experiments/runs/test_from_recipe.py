@@ -284,6 +284,7 @@ def test_reordering_twice_comes_back(teacher):
     assert torch.equal(model(x), own)
 
 
+@pytest.mark.heavy
 def test_a_finished_run_on_replaced_files_is_refused(tmp_path):
     recipe = kinds_recipe(data=write_kinds(tmp_path / "set"))
     results = teach(recipe, tmp_path / "t")

@@ -28,6 +28,7 @@ def teachers(tmp_path_factory):
     return root
 
 
+@pytest.mark.heavy
 def test_a_heads_ledger_ranks_samples_like_a_full_trainings(cli, teachers, tmp_path):
     out = tmp_path / "ledger"
     code, text, err = cli(
@@ -54,6 +55,7 @@ def test_a_heads_ledger_ranks_samples_like_a_full_trainings(cli, teachers, tmp_p
     assert (teachers / "conventional" / "teacher.safetensors").read_bytes() == weights
 
 
+@pytest.mark.heavy
 def test_students_learn_with_it(cli, teachers, tmp_path):
     teacher, out = str(teachers / "conventional"), tmp_path / "ledger"
     assert cli("ledger", "make", "digits", "--teacher", teacher, "--out", str(out))[0] == 0

@@ -182,6 +182,7 @@ def test_its_card_says_what_it_does(trained, tmp_path):
     assert load(tmp_path / "card").outputs(read_table(tmp_path / "x.csv")).shape == (2, 1)
 
 
+@pytest.mark.heavy
 def test_the_same_run_twice_and_again(cli, path, teacher, tmp_path):
     for name in ("one", "other", "other"):
         code, _, err = cli(

@@ -150,6 +150,7 @@ def _ranks():
     return Ranks.here()
 
 
+@pytest.mark.heavy
 def test_a_folder_is_claimed_once_for_all_ranks(tmp_path):
     assert on_ranks(2, _claim, tmp_path / "run") == [({"teacher": 3}, True)] * 2
 

@@ -65,6 +65,7 @@ def test_students_of_all_seeds_share_scores(recipe, teacher, tmp_path):
     assert set(chosen) == set(np.argsort(-ledger["score"])[:60])
 
 
+@pytest.mark.heavy
 def test_made_and_kept_scores_give_the_same_student(recipe, teacher, tmp_path):
     live = override(recipe, {"student.targets.kind": "live", "student.augment.crop": 1, "seed": 5})
     distill(live, tmp_path / "a", teacher=teacher)
@@ -214,6 +215,7 @@ def test_a_sound_file_of_something_else_is_refused(tmp_path):
         load_scores(path, {"seed": 0})
 
 
+@pytest.mark.heavy
 def test_a_second_process_waits_for_the_scores(recipe, teacher, tmp_path):
     distill(recipe, tmp_path / "a", teacher=teacher)
     (path,) = files(teacher)
@@ -235,6 +237,7 @@ def test_a_second_process_waits_for_the_scores(recipe, teacher, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["el2n", "rho-loss"])
+@pytest.mark.heavy
 def test_from_the_command_line(cli, trained, tmp_path, policy):
     teacher = shutil.copytree(trained, tmp_path / "t")
     out = str(tmp_path / "s")

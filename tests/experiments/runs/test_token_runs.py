@@ -220,6 +220,7 @@ def test_prompts_that_cannot_be_continued(cli, teacher, tmp_path, name, content,
     assert not (tmp_path / "o.csv").exists()
 
 
+@pytest.mark.heavy
 def test_a_store_is_filled_ahead(cli, path, recipe, teacher, tmp_path):
     out = tmp_path / "targets"
     code, text, err = cli("store", path, "--teacher", str(teacher), "--out", str(out), "--json")
