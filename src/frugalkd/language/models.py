@@ -302,9 +302,9 @@ def rows_at_once(outputs: int, device: torch.device, dtype: torch.dtype = torch.
     """How many rows have their logits in memory at a time. On a CPU as many as fill 24 MiB: larger
     tensors get fresh memory from the system each time, which takes as long as the head's
     products."""
-    return (
-        max(1, min(256, 24 * 2**20 // (dtype.itemsize * outputs))) if device.type == "cpu" else 256
-    )
+    if device.type != "cpu":
+        return 256
+    return max(1, min(256, 24 * 2**20 // (dtype.itemsize * outputs)))
 
 
 def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -52,8 +52,11 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     teacher, student = settings["teacher"], settings["student"]
     for role, usual in ((teacher, True), (student, False)):
         del role["training"]["fsdp"]  # changes no result
-        newer = (role["augment"], "transforms"), (role["training"]["schedule"], "path")
-        newer += ((role, "class_weights"),)
+        newer = (
+            (role, "class_weights"),
+            (role["augment"], "transforms"),
+            (role["training"]["schedule"], "path"),
+        )
         newer += tuple((role["training"]["optimizer"], name) for name in ("path", "options"))
         if role["augment"]["transforms"]:
             role["augment"]["libraries"] = versions(["torchvision"])

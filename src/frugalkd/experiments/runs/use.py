@@ -357,12 +357,10 @@ def _texts(
         texts, given = table.get(text, table.get("text")), table.get(label, table.get("label"))
         if texts is None or texts.dtype != object:
             raise DataError(f"there is no column {text!r} of texts")
-        if given is None or given.dtype == object:  # names, or nothing
-            labels = (
-                learned({label: given}, classes, label) if classes and given is not None else None
-            )
-            return texts.tolist(), labels
-        return texts.tolist(), given.astype(np.int64)
+        if given is not None and given.dtype != object:  # indices of classes
+            return texts.tolist(), given.astype(np.int64)
+        known = {} if given is None else {label: given}
+        return texts.tolist(), learned(known, classes, label) if classes else None
     if path.suffix == ".txt" and path.is_file():
         return read_lines(path), None
     if path.suffix in (".csv", ".parquet", ".txt"):
