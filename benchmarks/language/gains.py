@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +55,8 @@ RATES = {"tiny": 2e-3, "tiny-cut": 1e-3, "smollm2": 2e-3, "smollm2-cut": 5e-4}
 Values = NDArray[np.float64]
 
 
-def prepared(name: str, folder: str, teacher: Any = None, seed: int = 0) -> tuple[Any, Any, Corpus]:
-    """The student of this ``seed``, its teacher (trained here unless it is given), the corpus."""
+def prepared(name: str, folder: str) -> tuple[Any, Any, Corpus]:
+    """The student, its teacher, and the corpus that it is trained on."""
     text, _ = tiny_splits()
     if name.startswith("smollm2"):
         teacher, tokenizer = load_causal(SMOLLM2)
@@ -66,12 +66,9 @@ def prepared(name: str, folder: str, teacher: Any = None, seed: int = 0) -> tupl
             return tiny_model(4, 256, vocabulary=49_152), teacher, corpus
         return cut_layers(teacher, [0, 10, 20, 29], embeddings="frozen"), teacher, corpus
     corpus = tokenize_corpus([text], tiny_tokenizer(), folder, length=LENGTH)
-    if teacher is None:
-        training = Training(epochs=4, batch_size=BATCH, optimizer=Optimizer(name="adamw", lr=1e-3))
-        new = tiny_model(**TEACHER)
-        teacher = train_teacher(new, corpus, training=training, device="cpu").model
-    cut = name == "tiny-cut"
-    student = cut_layers(teacher, [0, 3]) if cut else tiny_model(**STUDENT, seed=seed)
+    training = Training(epochs=4, batch_size=BATCH, optimizer=Optimizer(name="adamw", lr=1e-3))
+    teacher = train_teacher(tiny_model(**TEACHER), corpus, training=training, device="cpu").model
+    student = cut_layers(teacher, [0, 3]) if name == "tiny-cut" else tiny_model(**STUDENT)
     return student, teacher, corpus
 
 
@@ -90,25 +87,6 @@ class Clock:
         self.seconds[name] += time.process_time() - started
 
 
-class Blocks(Protocol):
-    """Which blocks an epoch uses, in their order; receives each one's divergence, once trained."""
-
-    def __call__(self) -> NDArray[np.int64]: ...
-
-    def enter(self, ids: NDArray[np.int64], divergences: Values) -> None: ...
-
-
-class AllBlocks:
-    def __init__(self, blocks: int):
-        self._blocks, self._draw = blocks, np.random.default_rng(0)
-
-    def __call__(self) -> NDArray[np.int64]:
-        return self._draw.permutation(self._blocks)
-
-    def enter(self, ids: NDArray[np.int64], divergences: Values) -> None:
-        """Nothing depends on it."""
-
-
 def trained(
     student: Any,
     corpus: Corpus,
@@ -116,24 +94,18 @@ def trained(
     rate: float,
     epochs: int,
     clock: Clock,
-    blocks: Blocks,
 ) -> Iterator[tuple[Values, Values]]:
-    """Of each epoch: g and the divergence from the teacher of every row of the corpus that it used,
-    at its visit."""
+    """Of each epoch: g and the divergence from the teacher of every row of the corpus, at its
+    visit."""
     model, kd = CausalModel(student, corpus.vocabulary), KD(temperature=1.0, alpha=1.0)
     weights = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.1)
     student.train()
-    schedule: Any = None
+    blocks, steps = np.random.default_rng(0), -(-len(corpus) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs * steps, pct_start=0.1)
     for epoch in range(epochs):
-        norms, losses = np.zeros(corpus.whole.rows), np.zeros(corpus.whole.rows)
-        used = blocks()
-        batches = np.array_split(used, -(-len(used) // BATCH))
-        if schedule is None:  # as many batches in every epoch
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, rate, epochs * len(batches), pct_start=0.1
-            )
-        for ids in batches:
+        norms, losses = np.zeros(corpus.rows), np.zeros(corpus.rows)
+        for ids in np.array_split(blocks.permutation(len(corpus)), steps):
             views = np.full_like(ids, epoch)
             with clock.part("batch"):
                 data, rows = corpus.batch(ids, views), corpus.rows_of(ids, views)
@@ -153,9 +125,6 @@ def trained(
             assert states.grad is not None
             norms[rows] = states.grad.norm(dim=1).numpy() * len(rows)
             losses[rows] = found.losses.numpy()
-            blocks.enter(ids, np.array([each.mean() for each in np.split(
-                found.losses.numpy(), np.cumsum(corpus.row_counts(ids))[:-1]
-            )]))  # fmt: skip
         yield norms, losses
 
 
@@ -173,8 +142,7 @@ def measure(name: str, epochs: int) -> dict[str, Any]:
         targets = StoredTokens.fill(teacher, corpus, f"{folder}/store")
         before: tuple[Values, Values] | None = None
         clock = Clock()
-        every = AllBlocks(len(corpus))
-        for norms, losses in trained(student, corpus, targets, RATES[name], epochs, clock, every):
+        for norms, losses in trained(student, corpus, targets, RATES[name], epochs, clock):
             row = {"loss": float(losses.mean()), "best": replaced(norms, norms)}
             if before is not None:
                 row |= {

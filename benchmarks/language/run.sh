@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
-# Language models: benchmarks/language/run.sh encodings|positions OUT [OPTIONS of compare]
+# Language models: benchmarks/language/run.sh encodings|parts|cut OUT [OPTIONS of compare]
 # Runs are compared by entropy saved, 1 - cross-entropy / log(4096): a perplexity that is 1 % higher is 0.12 points of it lower.
 # Claims were declared here before the first of these runs.
 set -euo pipefail
 recipe="$(dirname "$0")/tiny.yaml"
+parts=positions-0.5,positions-0.25,positions-0.125,blocks-0.5,blocks-0.25,gate-0.5,gate-0.25,short-0.5,short-0.25
 case $1 in
   # Ten seeds: a student of 64 bytes a token is within 1 % of the perplexity of one of all logits, and 32 bytes are as well.
   encodings)
     exec frugalkd compare "$recipe" --seeds 10 --margin 0.12 --out "$2" \
       --arms live,head+tail-64,head+tail-32,head+tail-64x4,top-k+tail-64,top-k-64,sampled-64,labels \
       --claim "head+tail-64 >= live" --claim "head+tail-32 >= live" --claim "head+tail-64 > labels" "${@:3}" ;;
-  positions)
-    exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" \
-      --arms head+tail-64,positions-0.5,positions-0.25,positions-0.125,blocks-0.5,blocks-0.25,short-0.5,short-0.25 "${@:3}" ;;
+  # A half and a quarter of the tokens, three seeds and no claim: random positions, random blocks, the blocks of the
+  # largest loss, fewer epochs. If random blocks or fewer epochs are level with the gate, it stays off by default.
+  parts)
+    exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" --arms "head+tail-64,$parts" "${@:3}" ;;
+  # The same where the student begins near its teacher: two of its layers.
+  cut)
+    exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" --arms "head+tail-64,$parts" \
+      --set "student.model={name: causal-lm, options: {layers: [0, 3]}}" --set student.training.optimizer.lr=0.001 "${@:3}" ;;
 esac

@@ -33,7 +33,7 @@ from frugalkd.language import (
     tokenize_corpus,
 )
 from frugalkd.objectives import DIST, JensenShannon, Ramp, scheduled
-from frugalkd.policies import InfoBatch
+from frugalkd.policies import SelfRegulation
 from ranking import as_launched, on_ranks, preload
 from toys import same_columns
 
@@ -172,12 +172,18 @@ def test_adapters_of_the_head_are_refused(corpus, teacher, tmp_path):
         trainer(tmp_path, corpus, student=adapted("lm_head"), teacher=teacher).train()
 
 
-def on_a_rank(folder, store, where, accumulation):
+GATE = SelfRegulation(budget=0.6, warmup=1)
+"""All of 20 blocks in the first of five epochs, then ten, which are whole batches of two ranks."""
+
+
+def on_a_rank(folder, store, where, accumulation, gated):
     as_launched()
     corpus = Corpus(folder)
     made = trainer(
-        where, corpus, student=model().double(), batch=10 // accumulation, objective=FORWARD,
-        teacher=StoredTokens(store, corpus), args={"gradient_accumulation_steps": accumulation},
+        where, corpus, student=model().double(), objective=FORWARD,
+        batch=(5 if gated else 10) // accumulation,
+        teacher=StoredTokens(store, corpus), sampling=Sampling(policy=GATE) if gated else None,
+        args={"gradient_accumulation_steps": accumulation, "num_train_epochs": 1 + 4 * gated},
     )  # fmt: skip
     made.train()
     assert Ranks.here().world == 2
@@ -185,20 +191,26 @@ def on_a_rank(folder, store, where, accumulation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("accumulation", "gated"), [(1, False), (2, False), (1, True)])
 @pytest.mark.heavy
-def test_two_ranks_are_one_process(accumulation, corpus, stored, tmp_path):
+def test_two_ranks_are_one_process(accumulation, gated, corpus, stored, tmp_path):
+    """With a gate too: which blocks are kept is decided for all ranks together."""
     where = map(str, (corpus.folder, stored.store.folder, tmp_path / "two"))
-    ranks = on_ranks(2, on_a_rank, *where, accumulation)
+    ranks = on_ranks(2, on_a_rank, *where, accumulation, gated)
     one = trainer(
-        tmp_path, corpus, student=model().double(), batch=20, objective=FORWARD, teacher=stored
-    )
+        tmp_path, corpus, student=model().double(), objective=FORWARD, teacher=stored,
+        batch=10 if gated else 20,
+        sampling=Sampling(policy=GATE) if gated else None,
+        args={"num_train_epochs": 1 + 4 * gated},
+    )  # fmt: skip
     start = weights(one.model).clone()
     one.train()
+    assert one.meters.samples_backpropagated == (60 if gated else 20)
     for found, tokens in ranks:
         error = (found - weights(one.model)).norm() / (weights(one.model) - start).norm()
         assert error < 1e-6
-        assert tokens == corpus.rows
+        assert tokens == one.meters.tokens_backpropagated
+        assert (tokens == corpus.rows) is not gated
 
 
 @pytest.mark.heavy
@@ -242,6 +254,23 @@ def test_prompts_and_padding_are_no_tokens(corpus, teacher, tmp_path):
     learned = int((batch["labels"][:, 1:] != -100).sum())
     assert made.meters.tokens_backpropagated == learned < (batch["position_ids"] > 0).sum() / 2
     assert np.isfinite(made.ledger["loss"]).all()
+
+
+@pytest.mark.heavy
+def test_a_gate_resumes_in_the_middle_of_an_epoch(corpus, stored, tmp_path):
+    def made(folder):
+        args = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 3}
+        gate = SelfRegulation(budget=0.5, max_skip=1)
+        return trainer(
+            tmp_path / folder, corpus, teacher=stored, sampling=Sampling(policy=gate), args=args
+        )
+
+    whole, again = made("whole"), made("again")
+    metrics = whole.train().metrics
+    assert metrics["budget"] == pytest.approx(0.5, abs=0.05)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert torch.equal(weights(whole.model), weights(again.model))
+    assert same_columns(whole.ledger, again.ledger)
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -341,8 +370,8 @@ def test_what_does_not_fit_is_refused(corpus, teacher, stored, tokenizer, tmp_pa
     more = tokenize_corpus(rows, tiny_tokenizer(tiny_splits()[1][:4000], 320), tmp_path / "more")
     own = model()
     cases: list[tuple[dict, type[FrugalKDError], str]] = [
-        ({"sampling": Sampling()}, SelectionMisuse, "have no gate, and SelfRegulation selects"),
-        ({"sampling": Sampling(policy=InfoBatch())}, SelectionMisuse, "InfoBatch selects by"),
+        ({"sampling": Sampling(policy=SelfRegulation(ceiling=0.9))}, SelectionMisuse,
+         "SelfRegulation has a ceiling"),
         ({"sampling": Sampling(output="embeddings")}, SettingError, "leave output out"),
         ({"objective": DIST()}, SettingError, "depends on features or on other tokens"),
         ({"objective": KD()}, TargetsError, "set its temperature to 1, or run the teacher live"),

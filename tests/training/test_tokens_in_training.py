@@ -39,7 +39,9 @@ from frugalkd.language import (
     token_loss,
     tokenize_corpus,
 )
-from frugalkd.policies import Sampling
+from frugalkd.outputs import OUTPUTS
+from frugalkd.policies import POLICIES, Sampling, SelfRegulation
+from frugalkd.selection.inputs import why_not_for
 from toys import same_columns
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
@@ -138,15 +140,91 @@ def test_half_of_the_positions_are_half_of_the_tokens(corpus, stored):
     assert (weights(student) - weights(by_hand)).norm() < 1e-6 * change.norm()
 
 
+def scores_by_hand(student, corpus, targets, objective) -> np.ndarray:
+    """exp(-mean loss of a block's tokens), block by block."""
+    parts, found = CausalModel(student, corpus.vocabulary), []
+    with torch.no_grad():
+        for id in range(len(corpus)):
+            ids, view = np.array([id]), np.zeros(1, dtype=np.int64)
+            data = corpus.batch(ids, view)
+            logits = parts.logits(parts.states(data))
+            rows = targets.fetch(ids, view, data).part(slice(None))
+            losses = objective(logits, rows, parts.labels(data))
+            found.append(math.exp(-losses.mean()))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_blocks_are_screened_by_the_loss_of_training(live, corpus, stored, teacher):
+    """All pass the gate at once, and none is trained on again: what the ledger holds in the end was
+    screened, with the targets, on the weights that were left."""
+    targets, kd = LiveTokens(teacher, corpus) if live else stored, KD(temperature=1.0, alpha=0.9)
+    gate = SelfRegulation(confidence=1e-9, max_skip=1)
+    student = model()
+    run = distill(
+        student, corpus, teacher=targets, objective=kd,
+        sampling=Sampling(regulation=gate),
+        training=Training(epochs=3, batch_size=4), device="cpu",
+    )  # fmt: skip
+    assert run.meters.samples_backpropagated == len(corpus)
+    assert run.meters.student_forwards > len(corpus)
+    expected = scores_by_hand(student, corpus, targets, kd)
+    np.testing.assert_allclose(run.ledger["confidence"], expected, rtol=1e-5)
+    if live:
+        assert run.meters.token_queries == run.meters.tokens_forwarded > corpus.rows
+
+
+def test_a_budget_keeps_the_blocks_of_the_largest_loss(corpus, stored):
+    """Recounted at the end of each epoch, from what the ledger then says of the blocks."""
+    kept: list[np.ndarray] = []
+
+    class Watch(SelfRegulation):
+        def plan(self, ledger, pool, at):
+            made = super().plan(ledger, pool, at)
+            worst = np.argsort(ledger["confidence"], kind="stable")[: len(made.ids)]
+            assert not at.epoch or set(made.ids) == set(worst)
+            kept.append(made.ids)
+            return made
+
+    gate = Watch(budget=0.625, warmup=1, max_skip=100, confidence=1.0)
+    training = Training(epochs=4, batch_size=5)
+    run = distill(
+        model(), corpus, teacher=stored, sampling=Sampling(policy=gate), training=training,
+        device="cpu",
+    )  # fmt: skip
+    assert [len(ids) for ids in kept[1:]] == [10, 10, 10]
+    used = np.concatenate(kept)
+    assert run.meters.tokens_backpropagated == corpus.row_counts(used).sum()
+
+
+@pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.heavy
-def test_a_run_resumes_in_the_middle_of_an_epoch(corpus, stored, tmp_path):
+def test_every_policy_selects_blocks_or_says_why_not(name, corpus, stored):
+    policy = POLICIES[name]()
+    given: dict = {"training": Training(epochs=3, batch_size=4), "device": "cpu"}
+    if (problem := why_not_for(policy, OUTPUTS["tokens"])) is None:
+        run = distill(model(), corpus, teacher=stored, sampling=Sampling(policy=policy), **given)
+        assert 0 < run.meters.tokens_backpropagated <= 3 * corpus.rows
+    else:
+        with pytest.raises(SelectionMisuse, match=r"^(?!.*\n)tokens are not one class a sample"):
+            distill(model(), corpus, teacher=stored, sampling=Sampling(policy=policy), **given)
+        assert problem.count("\n") == 0
+
+
+@pytest.mark.parametrize("gate", [None, SelfRegulation(budget=0.5, max_skip=1)])
+@pytest.mark.heavy
+def test_a_run_resumes_in_the_middle_of_an_epoch(gate, corpus, stored, tmp_path):
+    sampling = None if gate is None else Sampling(policy=gate)
+
     def trained(folder, stop=None, resume=False):
         run = RunOptions(
             folder=tmp_path / folder, checkpointing=Checkpointing(steps=1), should_stop=stop,
             resume=resume,
         )  # fmt: skip
-        training = Training(epochs=2, batch_size=3)
-        return distill(model(), corpus, teacher=stored, training=training, device="cpu", run=run)
+        return distill(
+            model(), corpus, teacher=stored, training=Training(epochs=2, batch_size=3),
+            sampling=sampling, device="cpu", run=run,
+        )  # fmt: skip
 
     whole, calls = trained("whole"), iter(range(100))
     with pytest.raises(Stopped):
@@ -154,7 +232,8 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(corpus, stored, tmp_path):
     again = trained("again", resume=True)
     assert torch.equal(weights(whole.model), weights(again.model))
     assert same_columns(whole.ledger, again.ledger)
-    assert again.meters.tokens_backpropagated == 2 * corpus.rows
+    assert again.meters.tokens_backpropagated == whole.meters.tokens_backpropagated
+    assert (whole.meters.tokens_backpropagated == 2 * corpus.rows) is (gate is None)
 
 
 def test_a_teacher_whose_outputs_are_bad_is_named(corpus):
@@ -173,7 +252,11 @@ def test_what_does_not_fit_is_refused(corpus, stored):
         ({"collate_fn": list}, SettingError, "leave collate_fn out"),
         ({"eval_dataset": [1]}, UnsupportedData, "eval_dataset is a list"),
         ({"objective": KD()}, TargetsError, "set its temperature to 1"),
-        ({"sampling": Sampling()}, SelectionMisuse, "sequences of tokens have no gate"),
+        (
+            {"sampling": Sampling(regulation=SelfRegulation(ceiling=0.9))},
+            SelectionMisuse,
+            "tokens are not one class a sample, and SelfRegulation has a ceiling",
+        ),
         ({"teacher": [stored, stored]}, TargetsError, "list has no targets of tokens"),
     ]
     for given, error, says in cases:

@@ -66,7 +66,7 @@ def _after_teaching(made: Recipe, recipe: str, out: Path, settings: Sequence[str
     ceiling and a fallback, which is what a cost gives it. And, since what this is worth differs
     between data, the comparison with a shorter schedule at the same cost."""
     student = out.parent / ("student" if out.name != "student" else "distilled")
-    if not made.gates:
+    if made.reads_corpus:
         return [
             show.command("distill", recipe, "--teacher", out, "--out", student, settings=settings)
         ]
@@ -133,7 +133,7 @@ def distill(
         more += ("--download",) * bool(fetched(made.data.name, made.data.options, made.data.root))
         words = ["evaluate", out, "--data", "own", *more]
         labelled = OUTPUTS[made.student.objective.build().learns].labelled
-        if made.gates and ("path" not in made.data.options or not labelled):
+        if not made.reads_corpus and ("path" not in made.data.options or not labelled):
             words = ["predict", out, "--data", made.data.name, "--out", out / "classes.csv", *more]
         following = show.command(*words)
     title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore

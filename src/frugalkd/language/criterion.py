@@ -13,7 +13,7 @@ from frugalkd.errors import ModelError, TargetsError, UnsupportedData, few
 from frugalkd.language.corpus import Corpus, TokenBatch
 from frugalkd.language.loss import token_loss
 from frugalkd.language.models import CausalModel
-from frugalkd.language.targets import LiveTokens, StoredTokens
+from frugalkd.language.targets import LiveTokens, Rows, StoredTokens
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion, Learned
 from frugalkd.outputs.tokens import IGNORED
@@ -61,11 +61,16 @@ class TokenCriterion(Criterion):
         losses = _means(found.losses, owner, len(counts))
         return Learned(found.loss, losses[:, None], losses)
 
-    def outcomes(self, forward: Forward, data: TokenBatch) -> Tensor:
-        """The mean cross-entropy of the tokens of each block of a batch, (rows, 1)."""
+    def outcomes(
+        self, forward: Forward, data: TokenBatch, targets: Rows | None = None, progress: float = 0
+    ) -> Tensor:
+        """The mean loss of the tokens of each block of a batch, (rows, 1): as in training, or the
+        cross-entropy where the objective needs targets and there are none."""
         states, labels = self.model.states(data, forward), self.model.labels(data)
+        lacking = targets is None and self.objective.needs_targets
+        objective = CrossEntropy() if lacking else self.objective.at(progress)
         found = token_loss(
-            self.model, states, labels, None, CrossEntropy(), tokens=1, chunk=self._chunk
+            self.model, states, labels, targets, objective, tokens=1, chunk=self._chunk
         )
         owner = torch.nonzero(data["labels"][:, 1:] != IGNORED)[:, 0]
         return _means(found.losses, owner, len(data["labels"]))[:, None]

@@ -17,7 +17,8 @@ class Outcome(NamedTuple):
     ``entropy`` float32: of the softmax, in nats; None where the policy does not need it.
     ``distance`` float32: from what is right, over that of the teacher's mean output; None for one
     class. Of kinds of output that have one, ``confidence`` and ``truth`` are the score 1 -
-    ``distance``, and a row of a score above 0 is ``correct``.
+    ``distance``, and a row of a score above 0 is ``correct``. Of sequences of tokens it is the mean
+    loss, and the score exp(-``distance``).
 
     Of the given label, which a gate need not go by, and None unless training dynamics are recorded
     (:mod:`frugalkd.ledger.dynamics`):

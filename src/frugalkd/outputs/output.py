@@ -35,8 +35,9 @@ class Output(ABC):
     labelled: ClassVar[bool] = True
     """Whether data may have labels of this kind; else the teacher's output alone is right."""
 
-    gated: ClassVar[bool] = True
-    """Whether a row has a verdict, so that policies may select by outcomes."""
+    by_loss: ClassVar[bool] = False
+    """Whether the outcome of a row is its loss under the training's objective, which screening then
+    computes with the teacher's targets."""
 
     by_top_class: ClassVar[bool] = False
     """Whether the teacher's top class, and nothing else of it, stands in for a label."""

@@ -1,4 +1,4 @@
-"""Sequences of tokens: a training forward says the mean loss of their tokens, and nothing else."""
+"""Sequences of tokens: the mean loss of their learned tokens is all that is observed of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ IGNORED = -100
 
 @final
 class Tokens(ScoredOutput):
-    """The outputs of a sequence are one number, the mean loss of its learned tokens in nats, and
-    ``exp(-loss)`` stands for its confidence. There is no gate: nothing is ``correct``. Labels are
-    reduced to how many tokens are learned."""
+    """The outputs of a sequence are one number, the mean loss of its learned tokens under the
+    training's objective, in nats: its distance d. ``exp(-d)`` stands for its confidence and its
+    ``truth``, and a finite one is ``correct``: the gate's threshold alone decides. Labels are
+    reduced to how many tokens are learned.
+
+    From labels alone, exp(-d) is the geometric mean of the probabilities of the right tokens. Under
+    forward KL alone it is 1 where the student says what its teacher does, and at most the mean of
+    1 - TV^2 over the tokens, TV being the total variation between the two (Bretagnolle and Huber,
+    Séminaire de probabilités XIII, 1979, and Jensen's inequality). The choice is ours.
+    """
 
     name, plural = "tokens", "tokens"
-    gated = False
+    by_loss = True
     label_form = f"token numbers (rows, length) are needed, {IGNORED} where nothing is learned"
 
     def as_labels(self, labels: Tensor) -> Tensor | None:
@@ -42,8 +49,9 @@ class Tokens(ScoredOutput):
         raise TargetsError("a teacher's tokens do not stand in for labels: give a Corpus")
 
     def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
-        score = torch.exp(-self.losses(outputs, right))
-        return Outcome(score, torch.zeros_like(score, dtype=torch.bool), score)
+        losses = self.losses(outputs, right)
+        score = torch.exp(-losses)
+        return Outcome(score, losses.isfinite(), score, distance=losses)
 
     def losses(self, outputs: Tensor, right: Tensor) -> Tensor:
         return outputs[:, 0].float()

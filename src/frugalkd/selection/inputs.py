@@ -24,7 +24,7 @@ from frugalkd.errors import (
 )
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.outputs import OUTPUTS, Output
-from frugalkd.policies import All, Policy, RandomSubset, Replay
+from frugalkd.policies import Policy
 from frugalkd.policies.modes import Sampling, significance_weights
 from frugalkd.policies.policy import Ids, why_not_weights
 from frugalkd.runtime.failures import reason
@@ -105,11 +105,6 @@ def why_not_for(policy: Policy, output: Output) -> str | None:
     if output.by_top_class:
         return None
     name, needs = type(policy).__name__, None
-    if not output.gated and not isinstance(policy, All | RandomSubset | Replay):
-        return (
-            f"sequences of tokens have no gate, and {name} selects by outcomes: use all (in Python "
-            "the default, in a recipe mode vanilla or policy all), or RandomSubset"
-        )
     if policy.needs_labels and not policy.labels_optional:
         needs = "plans by class: choose another budget_rule"
     elif policy.scoring is not None:
@@ -118,6 +113,8 @@ def why_not_for(policy: Policy, output: Output) -> str | None:
         needs = "goes by the entropy of a softmax: choose another policy"
     elif "teacher_truth" in policy.columns:
         needs = "has a ceiling, a part of the teacher's probability of a class: leave it out"
+    elif policy.label_source == "teacher" and output.by_loss:
+        needs = "judges by the teacher's class: leave label_source out, the loss is of the teacher"
     return needs and f"{output.plural} are not one class a sample, and {name} {needs}"
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -131,9 +132,10 @@ class SharedCounts:
 @dataclass(frozen=True)
 class Context:
     """What the epochs of a selection share: its own attributes, and ``forward`` (the logits of a
-    batch's data), ``weights`` float32 (samples,), ``project`` (what takes outputs to the teacher's
-    width), ``should_stop`` (called after each screening batch) and ``watch`` (what has to stay
-    finite). ``model`` is None where nothing is screened."""
+    batch's data; of outputs ``by_loss`` with ``targets`` and ``progress``), ``weights`` float32
+    (samples,), ``project`` (what takes outputs to the teacher's width), ``should_stop`` (called
+    after each screening batch) and ``watch`` (what has to stay finite). ``model`` is None where
+    nothing is screened."""
 
     policy: Policy
     ledger: Ledger
@@ -195,11 +197,14 @@ class Observer:
     def evaluate(self, rows: Rows) -> tuple[Rows, Outcome]:
         """A forward pass of ``rows`` in eval mode without gradients: the rows, with targets where
         the teacher stands in for labels, and their outcome (arrays)."""
-        context = self._context
+        context, forward = self._context, self._context.forward
         assert context.model is not None, "refused when the selection was made"
         rows, labels, given = context.reader.with_labels(rows)
+        if context.reader.output.by_loss:
+            targets = context.reader.with_targets(rows).targets
+            forward = partial(forward, targets=targets, progress=self.at.progress)
         with inference_mode(context.model):
-            logits = context.project(run_model(context.forward, rows.data, rows.ids))
+            logits = context.project(run_model(forward, rows.data, rows.ids))
             for each in (labels,) if given is labels else (labels, given):
                 context.reader.output.check(each, rows.ids, logits.shape[1])
             seen = self._outcome(logits, labels, given)

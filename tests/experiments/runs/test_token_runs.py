@@ -16,6 +16,7 @@ from frugalkd.errors import DataError, FrugalKDError, ModelError, RecipeError
 from frugalkd.experiments.recipes.load import check_names, fetched_names, load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill as distill_run
+from frugalkd.experiments.runs.execute import teach as teach_run
 from frugalkd.experiments.runs.from_recipe import make_data, make_model, with_path
 from frugalkd.language import LiveTokens, load_causal, measure_tokens, tiny_splits, tiny_tokenizer
 from frugalkd.policies import All
@@ -142,6 +143,30 @@ def test_a_recipe_learns_a_part_of_the_positions(recipe, teacher, tmp_path, kind
 
 
 @pytest.mark.heavy
+def test_a_hybrid_student_of_a_self_regulated_teacher(recipe, tmp_path, cli):
+    """Blocks that pass are left out, and weighed by how often the teacher trained on them."""
+    settings = {
+        "teacher.policy": {"name": "self-regulation", "budget": 0.6},
+        "student.mode": "hybrid",
+        "student.regulation": {"budget": 0.5, "max_skip": 2},
+        "student.training.epochs": 4,
+        "teacher.training.epochs": 3,
+    }
+    gated = override(recipe, settings)
+    taught = teach_run(gated, tmp_path / "t")
+    assert taught["budget"] == pytest.approx(0.6, abs=0.1)
+    results = distill_run(gated, tmp_path / "s", teacher=tmp_path / "t")
+    assert results["budget"] == pytest.approx(0.5, abs=0.1)
+    rows = blocks_of(gated).train.rows
+    assert results["token_budget"] == pytest.approx(
+        results["meters"]["tokens_backpropagated"] / (4 * rows)
+    )
+    for command in (("report",), ("ledger", "show")):
+        code, _, err = cli(*command, str(tmp_path / "s"))
+        assert code == 0, err
+
+
+@pytest.mark.heavy
 def test_a_run_is_distill_from_python(recipe, teacher, tmp_path):
     live = override(recipe, {"student.targets.kind": "live"})
     distill_run(live, tmp_path / "s", teacher=teacher)
@@ -262,8 +287,14 @@ def test_arms_are_compared(cli, path, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["student.mode=regulated"], "student: sequences of tokens have no gate"),
-        (["teacher.policy.name=self-regulation"], "teacher: sequences of tokens have no gate"),
+        (
+            ["student.mode=regulated", "student.regulation={ceiling: 0.9}"],
+            "student: tokens are not one class a sample, and SelfRegulation has a ceiling",
+        ),
+        (
+            ["teacher.policy={name: self-regulation, label_source: teacher}"],
+            "teacher: tokens are not one class a sample",
+        ),
         (["student.targets.encoding=float16"], "keeps all classes, and tokens are too many"),
         (["student.targets.kind=ema"], "not supported for the tokens of a corpus"),
         (["teacher.trains=head"], "teacher.trains: head"),

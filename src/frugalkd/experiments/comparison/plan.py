@@ -224,7 +224,7 @@ class _Plan:
         weighted = student.weighting or student.mode
         parts = [settings["data"], settings["student"]["augment"], settings["student"]["targets"]]
         # The teacher runs on no sample that weighs nothing.
-        encoding = encoding_of(recipe) if recipe.gates else token_encoding_of(recipe)
+        encoding = (token_encoding_of if recipe.reads_corpus else encoding_of)(recipe)
         parts += [weighted in ("significance", "hybrid"), encoding.settings]
         decides = what_decides("distill", recipe, taught=teacher is not None)
         if student.teachers is not None:

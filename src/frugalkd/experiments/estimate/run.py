@@ -66,10 +66,10 @@ def estimate(
             "an estimate needs one teacher that is trained before: set student.teachers to null, "
             "and student.targets.kind to stored or live"
         )
-    if not recipe.gates:
+    if recipe.reads_corpus:
         raise RecipeError(
-            "an estimate forecasts what a gate saves, and blocks of a corpus have none: run a "
-            "short 'frugalkd compare' in its place"
+            "an estimate trains miniatures on single samples, and these are blocks of a corpus: "
+            "run a short 'frugalkd compare' in its place"
         )
     student = recipe.student
     if not (output := OUTPUTS[student.objective.build().learns]).labelled:

@@ -627,14 +627,14 @@ class Recipe(Strict):
     )
 
     @property
-    def gates(self) -> bool:
-        """Whether a policy can select by outcomes: of the blocks of a corpus none can."""
-        return self.data.name not in CORPORA
+    def reads_corpus(self) -> bool:
+        """Whether samples are blocks of tokens."""
+        return self.data.name in CORPORA
 
     @model_validator(mode="after")
     def _fits_a_corpus(self) -> Recipe:
         student, encoding = self.student, self.student.targets.encoding
-        if self.gates:
+        if not self.reads_corpus:
             if self.data.name is not None and encoding not in ENCODINGS:
                 raise ValueError(
                     f"student.targets.encoding {encoding} is for the tokens of a corpus"
@@ -652,7 +652,6 @@ class Recipe(Strict):
         refused = {
             "teacher.trains: head": self.teacher.trains == "head",
             "student.teachers": student.teachers is not None,
-            "significance weights": student.weighted,
             "student.label_free": student.label_free,
             "class_weights": student.class_weights or self.teacher.class_weights,
             "student.targets.kind: ema": targets.kind == "ema",

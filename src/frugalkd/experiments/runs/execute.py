@@ -302,7 +302,7 @@ def _predicted(run: Run, data: Dataset) -> Predicted | None:
     """Predictions for training samples, and their labels; None of one class, whose names say as
     much, and without labels."""
     output = OUTPUTS[run.output]
-    if output.by_top_class or not output.gated or labels_of(data, output) is None:
+    if output.by_top_class or output.by_loss or labels_of(data, output) is None:
         return None
     plain = data.without_augmentation() if isinstance(data, Samples) else data
 

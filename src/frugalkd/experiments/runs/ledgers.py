@@ -88,9 +88,10 @@ def make_ledger(
     started = time.perf_counter()
     use_threads(recipe.threads)
     data = make_data(recipe, Augmentation(), STORE_SEED).train
-    if not recipe.gates:
+    if recipe.reads_corpus:
         raise SettingError(
-            "a ledger of significance is of a gate, and blocks of a corpus have none"
+            "a ledger of a corpus's blocks is made by training: 'frugalkd teach', with "
+            "teacher.policy self-regulation"
         )
     samples = len(data)  # pyright: ignore[reportArgumentType]
     output = OUTPUTS[recipe.teacher.objective.build().learns]
