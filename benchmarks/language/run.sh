@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Language models: benchmarks/language/run.sh encodings|parts|cut OUT [OPTIONS of compare]
+# Language models: benchmarks/language/run.sh encodings|parts|cut|smollm2 OUT [OPTIONS of compare]
 # Runs are compared by entropy saved, 1 - cross-entropy / log(4096): a perplexity that is 1 % higher is 0.12 points of it lower.
 # Claims were declared here before the first of these runs.
 set -euo pipefail
@@ -19,4 +19,11 @@ case $1 in
   cut)
     exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" --arms "head+tail-64,$parts" \
       --set "student.model={name: causal-lm, options: {layers: [0, 3]}}" --set student.training.optimizer.lr=0.001 "${@:3}" ;;
+  # A head of 49,152 tokens, which is most of the student: a half and a quarter of the tokens, one seed.
+  smollm2)
+    mkdir -p "$2"
+    head -c 172000 "$FRUGALKD_DATA/tinyshakespeare/input.txt" >"$2/text.txt"
+    exec frugalkd compare "$(dirname "$0")/smollm2.yaml" --seeds 1 --margin 0.12 --out "$2/runs" \
+      --arms head+tail-64,positions-0.25,blocks-0.5,gate-0.5,short-0.5 \
+      --set "data.options.path=$2/text.txt" "${@:3}" ;;
 esac

@@ -162,6 +162,8 @@ def distill(
         keywords |= {"sampling": replace(sampling, scores=scores), "objective": objective}
         if not objective.needs_targets:
             return distill_model(student, run_data.train, teacher=None, **keywords), notes
+        if isinstance(run_data.train, Corpus):  # measured once, beside the teacher, at the end
+            keywords["eval_dataset"] = None
         with TeacherPool(context, student, ids_used(sampling, run_data)) as pool:
             run = distill_model(student, run_data.train, teacher=pool.open(), **keywords)
         return run, notes | pool.conclude(run)

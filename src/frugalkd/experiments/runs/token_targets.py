@@ -98,7 +98,7 @@ def conclude_tokens(
         precision = partial(autocast, model, live.precision)
         row = flops_of_data(model, live.corpus, device_of(model), None, precision, backward=False)
         meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
-    if run.evaluation is None or not isinstance(held_out, Corpus):
+    if not isinstance(held_out, Corpus):
         return
     started = time.perf_counter()
     run.evaluation = measure_tokens(
