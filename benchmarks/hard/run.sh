@@ -16,6 +16,8 @@ case $task in
   cifar10) seeds=3 ;;
   # At 40 and 60 epochs; its teacher and store are those of cifar10 (copy teachers/ and stores/ to OUT, or they are made).
   cifar10-long) seeds=3 arms=short-20,short-40,short-60,cost-20,cost-28,cost-42 ;;
+  # Half of the views mixed with another picture: half of the cost against all, and against half of the epochs.
+  cifar10-mixup) seeds=3 arms=short-20,short-40,cost-20 ;;
   cifar10-complete) seeds=3 arms=short-20,short-40,cost-20 ;;
   efficientnet) seeds=3 arms=short-5,short-10,cost-5 ;;
   # 4,000 of the 10,003 texts: an epoch of all takes a minute and a half of a core.

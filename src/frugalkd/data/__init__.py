@@ -8,6 +8,7 @@ from typing import Any
 
 from frugalkd.data.hugging_face import load_hugging_face
 from frugalkd.data.images import Augmentation, ImageData, Pictures
+from frugalkd.data.mixing import Mix
 from frugalkd.data.named import (
     FETCHED,
     fetch,
@@ -65,6 +66,6 @@ def load_data(
 
 
 __all__ = [
-    "DATA", "FETCHED", "Augmentation", "ImageData", "Pictures", "Samples", "TableData", "TextData",
+    "DATA", "FETCHED", "Augmentation", "ImageData", "Mix", "Pictures", "Samples", "TableData", "TextData",
     "Transform", "data_digest", "data_root", "fetch", "hold_out", "load_data", "randomness", "take",
 ]  # fmt: skip

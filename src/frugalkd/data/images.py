@@ -7,9 +7,10 @@ import io
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, final
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.data.mixing import Mix
 from frugalkd.data.samples import Samples, Splits, located, splits_of
 from frugalkd.data.transforms import Transform, check_transforms, transformed
 from frugalkd.errors import DataError
@@ -54,6 +56,7 @@ class Augmentation(Settings):
         crop: pixels of black padding on each side before a random crop back to the size.
         flip: horizontal flip with probability 1/2.
         transforms: of torchvision, after both; their draws are those of (seed, id, view), too.
+        mix: mixup or CutMix, after all of these.
 
     Raises:
         SettingError: a negative crop, or a transform that is not known.
@@ -62,12 +65,15 @@ class Augmentation(Settings):
     crop: Annotated[int, "0 or more"] = 0
     flip: bool = False
     transforms: tuple[Transform, ...] = ()
+    mix: Mix | None = None
 
     def __str__(self) -> str:
-        """Part of a store's identity, and older than ``transforms``."""
+        """Part of a store's identity, and older than ``transforms`` and ``mix``."""
         more = ""
         if self.transforms:
             more = f", transforms={self.transforms} of torchvision {version('torchvision')}"
+        if self.mix is not None:
+            more += f", {self.mix}"
         return f"Augmentation(crop={self.crop}, flip={self.flip}{more})"
 
 
@@ -164,16 +170,31 @@ class Pictures(Samples):
     def rendered(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
         """``(x float32 (B, C, H, W), y int64 (B,))`` for int64 ``ids`` and ``views``, both (B,).
         Raises IndexError for ids outside ``0 .. N - 1``."""
-        rows = self.rows(ids)
+        rows, views = self.rows(ids), np.asarray(views, dtype=np.int64)
+        x = self._plain(rows, views)
+        if (mix := self.augmentation.mix) is not None:
+            where = np.flatnonzero(mix.mixed(self.seed, rows.numpy(), views))
+            own, at = rows.numpy()[where], views[where]
+            partners = torch.from_numpy(mix.partners(self.seed, own, at, len(self)))
+            x[where] = mix.together(x[where], self._plain(partners, at), self.seed, own, at)
+        return x, self.labels.index_select(0, rows)
+
+    def _plain(self, rows: Tensor, views: NDArray[np.int64]) -> Tensor:
         pixels = self.pixels(rows)
         if self.augmentation.crop or self.augmentation.flip:
-            bits = hash64(self.seed, _STREAM, rows.numpy(), np.asarray(views, dtype=np.int64))
+            bits = hash64(self.seed, _STREAM, rows.numpy(), views)
             pixels = torch.from_numpy(augment(pixels.numpy(), self.augmentation, bits))
         if transforms := self.augmentation.transforms:
-            bits = hash64(self.seed, _TRANSFORMS, rows.numpy(), np.asarray(views, dtype=np.int64))
+            bits = hash64(self.seed, _TRANSFORMS, rows.numpy(), views)
             pixels = transformed(pixels, transforms, bits)
-        x = pixels.to(torch.float32).mul_(self._scale).sub_(self._shift)
-        return x, self.labels.index_select(0, rows)
+        return pixels.to(torch.float32).mul_(self._scale).sub_(self._shift)
+
+    @property
+    def mixed(self) -> Callable[[Any, Any], NDArray[np.bool_]] | None:
+        """Which of the ``views`` int64 (B,) of the samples ``ids`` (B,) are mixed with others; None
+        where none is."""
+        mix = self.augmentation.mix
+        return None if mix is None else partial(mix.mixed, self.seed)
 
 
 @final

@@ -176,19 +176,24 @@ class Ledger:
         :func:`frugalkd.ledger.dynamics.enter` returned of the same rows.
         """
         # What counts here is how often memory is touched: once to read a column, once to write it.
-        first = self["last_epoch"].take(ids) != epoch
+        first = self.visited(ids, epoch=epoch)
         streak = self["streak"].take(ids)
         streak += first & (streak < 255)
         np.maximum(streak, 1, out=streak)
         streak[failed] = 0
         self["streak"][ids] = streak
-        visits = self["visits"]
-        visits[ids] = visits.take(ids) + first
         self["confidence"][ids] = confidence
         flags = correct * _CORRECT + np.uint8(screening) * _SCREENED
         self["flags"][ids] = flags if learned is None else flags + learned
-        self["last_epoch"][ids] = epoch
         return streak
+
+    def visited(self, ids: NDArray[np.int64], *, epoch: int) -> NDArray[np.bool_]:
+        """Enter a visit of ``ids``, without duplicates. Returns which had none in this epoch."""
+        first = self["last_epoch"].take(ids) != epoch
+        visits = self["visits"]
+        visits[ids] = visits.take(ids) + first
+        self["last_epoch"][ids] = epoch
+        return first
 
     def trained(
         self,

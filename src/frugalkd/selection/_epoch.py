@@ -56,7 +56,7 @@ class Batch:
         begins_step: bool = True,
         ends_step: bool = True,
     ):
-        self.ids, _, self.data, self.targets, features = rows
+        self.ids, self._views, self.data, self.targets, features = rows
         self.features = features or {}
         self.progress, self.progress_after = progress
         self.index, self.forced, self.observed = index, forced, False
@@ -137,7 +137,10 @@ class Batch:
         if losses is None:
             losses = output.losses(logits, labels)
         both = self._reader.judged_by(labels, self.targets), labels
-        self._observer.observe(self.ids, self.forced, logits.detach(), both, losses.detach(), later)
+        mixed = self._reader.mixed(self.ids, self._views)
+        self._observer.observe(
+            self.ids, self.forced, mixed, logits.detach(), both, losses.detach(), later
+        )
         self.observed = True
 
     def stepped(self, bad: Tensor) -> None:

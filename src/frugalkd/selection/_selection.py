@@ -47,6 +47,7 @@ from frugalkd.selection.checks import check_first_batch, check_weights
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.inputs import (
     check_fit,
+    check_mixed,
     checked_ledger,
     checked_weights,
     fill,
@@ -163,6 +164,7 @@ class Selection:
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
         check_fit(policy, sampling, loading, model=model, targets=targets)
+        check_mixed(dataset, policy, sampling, targets)
         weights = weights_of(sampling, dataset)
         weights = None if weights is None else checked_weights(weights, samples)
         aside = policy.set_aside(samples, seed)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
-from frugalkd.data.class_names import class_names
+from frugalkd.data.class_names import attribute_of, class_names
 from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.distributed.ranks import is_sharded
 from frugalkd.errors import (
@@ -84,6 +84,36 @@ def check_fit(
             raise no_top("is what this policy judges by")
     if "teacher_truth" in policy.columns and targets is None:
         raise TargetsError("this policy needs the teacher's confidence in each label: pass targets")
+
+
+def check_mixed(
+    dataset: Dataset, policy: Policy, sampling: Sampling, targets: Targets | None
+) -> None:
+    """Raise SelectionMisuse or TargetsError where views are mixed with other samples, and something
+    needs a label or a verdict of each."""
+    mixed = attribute_of(dataset, "mixed")
+    if mixed is None:
+        return
+    if OUTPUTS[sampling.output].labelled and not sampling.label_free:
+        raise SelectionMisuse(
+            "views that are mixed with other samples have no label of their own: set label_free "
+            "(Sampling(label_free=True), student.label_free: true), so that the teacher's answer "
+            "counts, or leave mix out"
+        )
+    if policy.when == "now":
+        raise SelectionMisuse(
+            "when: now judges each view before it is trained on, and a mixed one has no verdict: "
+            "set when to last-visit, or leave mix out"
+        )
+    if targets is not None and targets.views is not None:
+        ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
+        lost = np.logical_and.reduce([mixed(ids, ids * 0 + view) for view in range(targets.views)])
+        if lost.any():
+            raise TargetsError(
+                f"of sample {np.flatnonzero(lost)[0]} all views that are stored ({targets.views}) "
+                "are mixed with other samples, and the gate needs a plain one: store more "
+                "(targets.views), or lower mix.part"
+            )
 
 
 def warn_of_few_visits(policy: Policy, epochs: float) -> None:

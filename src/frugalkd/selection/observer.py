@@ -174,12 +174,12 @@ class Observer:
         self.at, self._context = at, context
         self.batches = self._first_pending = 0
         self.counts = {"participations": 0, "idle": 0, "forced": 0}
-        self._pending: list[tuple[Ids, Mask, Tensor]] = []  # trained on, not yet read
+        self._pending: list[tuple[Ids, Mask, Mask, Tensor]] = []  # trained on, not yet read
         self._steps: list[tuple[int, Tensor]] = []  # batches observed before it, whether bad
         self._logits: list[tuple[Tensor, ...]] = []  # and labels, not yet judged
         self._kept, self._judged = 0, False
         self._outcomes: list[Outcome] = []  # of pending batches, on the device
-        self._read: list[tuple[Outcome, Ids, Mask, NDArray[np.float32]]] = []  # to be merged
+        self._read: list[tuple[Outcome, Ids, Mask, Mask, NDArray[np.float32]]] = []  # to be merged
 
     def begin(
         self, *, judged: bool, batches: int = 0, counts: Mapping[str, int] | None = None
@@ -256,13 +256,15 @@ class Observer:
         self,
         ids: Ids,
         forced: Mask,
+        mixed: Mask,
         logits: Tensor,
         labels: tuple[Tensor, Tensor],
         losses: Tensor,
         later: bool,
     ) -> None:
-        """Keep a batch's outputs on the device until :meth:`read`; ``labels`` are those that the
-        gate goes by and those given, ``later`` is as of ``Batch.observe``."""
+        """Keep a batch's outputs on the device until :meth:`read`. Rows ``mixed`` with others are
+        not judged; ``labels`` are those that the gate goes by and those given, ``later`` is as of
+        ``Batch.observe``."""
         context = self._context
         if self._logits and self._logits[-1][0].shape[1] != logits.shape[1]:
             raise ModelError(
@@ -276,7 +278,7 @@ class Observer:
         context.meters.tokens_forwarded += tokens
         self.batches += 1
         context.position.step = self.batches // context.gradient_accumulation_steps
-        self._pending.append((ids, forced, losses))
+        self._pending.append((ids, forced, mixed, losses))
         self._logits.append((logits, *labels))
         self._kept += logits.numel()
         if not later or self._kept > KEEP_LOGITS:
@@ -305,8 +307,8 @@ class Observer:
             self._judge_kept()
             pending, self._pending = self._pending, []
             outcomes, self._outcomes = self._outcomes, []
-            batches, forced, losses = zip(*pending, strict=True)
-            ids = np.concatenate(batches)
+            batches, forced, mixed, losses = zip(*pending, strict=True)
+            ids, forced, mixed = map(np.concatenate, (batches, forced, mixed))
             seen = Outcome.joined(outcomes, torch.cat).each(lambda part: part.cpu().numpy())
             losses = torch.cat(losses).float().cpu().numpy()
             self._refuse_non_finite(batches, ids, seen.confidence, losses)
@@ -315,7 +317,7 @@ class Observer:
                 last = np.concatenate(batches[-1 - before :])
                 context.watch.check(context.ranks, epoch=self.at.epoch, step=step, ids=last)
             self._first_pending = self.batches
-            self._read.append((seen, ids, np.concatenate(forced), losses))
+            self._read.append((seen, ids, forced, mixed, losses))
             if context.ranks.alone:
                 self._enter()
 
@@ -328,12 +330,17 @@ class Observer:
     def _enter(self) -> None:
         seen, *columns = zip(*self._read, strict=True)
         self._read = []
-        seen, ids, forced, losses = self._gathered(
+        seen, ids, forced, mixed, losses = self._gathered(
             Outcome.joined(seen), *map(np.concatenate, columns)
         )
         failed = np.ones(len(ids), dtype=bool)
         if not self._judged:
-            failed = self._record(ids, seen, screening=False)
+            plain: Any = slice(None)
+            if mixed.any():  # they stay as they were judged
+                self._context.ledger.visited(ids[mixed], epoch=self.at.epoch)
+                plain = ~mixed
+            seen = seen.each(lambda part: part[plain])
+            failed[plain] = self._record(ids[plain], seen, screening=False)
         participated = failed & ~forced
         self._context.ledger.trained(ids, participated=participated, forced=forced, losses=losses)
         idle = ~failed & ~forced

@@ -197,6 +197,7 @@ class Reader:
         self.classes: int | None = None
         self.features: tuple[str, ...] = ()
         self.output, self.reference = OUTPUTS[sampling.output], dict[str, Tensor]()
+        self._mixed: Callable[[Ids, Ids], Mask] | None = attribute_of(dataset, "mixed")
         counts: Any = attribute_of(dataset, "row_counts")
         self._row_counts: Any = counts if callable(counts) else None
         self._label_free, self._given_labels = sampling.label_free, loading.labels
@@ -229,8 +230,8 @@ class Reader:
     ) -> Iterator[Rows]:
         """Batches of ``rows`` rows in the order of ``ids``: read in larger blocks where rows do
         not depend on their batch. ``targets``: with the teacher's logits, for rows that will all
-        train. ``join_last``: one row that is left joins the batch before, for what goes through a
-        model in train mode."""
+        train; else in views that are not mixed with others. ``join_last``: one row that is left
+        joins the batch before, for what goes through a model in train mode."""
         soft = self.targets if targets else None
         # Features are as large as data: those of one batch at a time.
         in_blocks = soft is not None and soft.row_bytes is not None and not self.features
@@ -242,7 +243,7 @@ class Reader:
         if join_last and len(ids) > rows > 1 and len(ids) - starts[-1] == 1:
             starts = starts[:-1]
         blocks = [ids[start:end] for start, end in pairwise([*starts, len(ids)])]
-        requests = [(block, self._views(block)) for block in blocks]
+        requests = [(block, self._views(block, plain=not targets)) for block in blocks]
         batches = self.source.batches(requests)
         for block, views in requests:
             with self._meters.phase(self.source.phase):
@@ -276,11 +277,22 @@ class Reader:
             self._unchecked = []
             check_listed(torch.cat(labels), self.listed, np.concatenate(ids))
 
-    def _views(self, ids: Ids) -> Ids:
-        """The view in which each sample is used now."""
+    def _views(self, ids: Ids, *, plain: bool = False) -> Ids:
+        """The view in which each sample is used now, or the next ``plain`` one."""
         views = self._ledger.views(ids, self._position.epoch)
         limit = None if self.targets is None else self.targets.views
-        return views if limit is None else views % limit
+        if limit is not None:
+            views %= limit
+        while plain and (mixed := self.mixed(ids, views)).any():
+            views = views + mixed
+            views = views if limit is None else views % limit
+        return views
+
+    def mixed(self, ids: Ids, views: Ids) -> Mask:
+        """Which of these views are mixed with other samples."""
+        if self._mixed is None:
+            return np.zeros(len(ids), dtype=bool)
+        return self._mixed(ids, views)
 
     def tokens(self, ids: Ids) -> int:
         """Learned tokens of the samples ``ids``; 0 where data are not of tokens."""

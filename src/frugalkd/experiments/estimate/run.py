@@ -259,7 +259,7 @@ class _Estimate:
         samples that it used at least once, from miniatures for ``seconds``."""
         role, data = self.recipe.teacher, self.data
         if isinstance(data, Pictures):
-            data = data.with_augmentation(role.augment, 0)
+            data = data.with_augmentation(replace(role.augment, mix=None), 0)
         gate: Any = role.policy.build()
         gate = gate if isinstance(gate, SelfRegulation) else SelfRegulation()
         trainee = Trainee(self.recipe, role, data, gate)

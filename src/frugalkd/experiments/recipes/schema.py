@@ -306,6 +306,11 @@ class TeacherRole(Role):
 
     @model_validator(mode="after")
     def _policy_fits(self) -> TeacherRole:
+        if self.augment.mix is not None:
+            raise ValueError(
+                "augment.mix: mixed views have no label of their own, and a teacher learns from "
+                "labels: give it to the student"
+            )
         if self.objective.imports:
             return self
         output = OUTPUTS[self.objective.build().learns]
@@ -528,6 +533,12 @@ class StudentRole(Role):
     @model_validator(mode="after")
     def _labels_are_not_needed(self) -> StudentRole:
         if not self.label_free:
+            labelled = self.objective.imports or OUTPUTS[self.objective.build().learns].labelled
+            if self.augment.mix is not None and labelled:
+                raise ValueError(
+                    "augment.mix: mixed views have no label of their own: set label_free to true, "
+                    "so that the teacher's answer counts"
+                )
             return self
         several = self.teachers
         problem = why_not_label_free(

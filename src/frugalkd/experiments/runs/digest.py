@@ -55,6 +55,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         newer = (
             (role, "class_weights"),
             (role["augment"], "transforms"),
+            (role["augment"], "mix"),
             (role["training"]["schedule"], "path"),
         )
         newer += tuple((role["training"]["optimizer"], name) for name in ("path", "options"))
