@@ -206,3 +206,11 @@ def test_a_budget_is_of_the_recipes_epochs(bare):
     assert arm.recipe.student.regulation.budget == 0.5
     with pytest.raises(RecipeError, match="its 3 epochs cannot spend 60% of 6"):
         resolve_arms(recipe, ["half@0.6"])
+
+
+def test_a_recipe_without_a_teacher_is_refused_before_a_run(bare):
+    alone = override(bare, {"teachers": {}})
+    with pytest.raises(RecipeError, match="no arm has a teacher: name one under teachers"):
+        resolve_arms(alone, ["vanilla"])
+    labels = override(alone, {"student.objective": {"name": "cross-entropy"}})
+    assert resolve_arms(labels, ["vanilla"])[0].teacher is None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.data import Augmentation, ImageData, data_digest, load_data
+from frugalkd.data import Augmentation, ImageData, Splits, data_digest, load_data
 from frugalkd.data.labels import Corrections, save_corrections
 from frugalkd.errors import (
     DataError,
@@ -370,3 +370,15 @@ def test_files_of_corrections_count_by_their_content(tmp_path):
     before = digest(**files)
     (tmp_path / "exclude.json").write_text("{}")
     assert digest(**files) != before
+
+
+def splits_of_kinds(samples):
+    return Splits(*kinds(samples=samples))
+
+
+def test_imported_data_may_be_splits():
+    """Whose samples can then be held out, taken and corrected."""
+    path = {"path": f"{__name__}:splits_of_kinds", "options": {"samples": 60}}
+    recipe = override(kinds_recipe(), {"data": {**path, "validation": 20, "train_size": 30}})
+    made = make_data(recipe, Augmentation(), 0)
+    assert (len(made.train), len(made.eval_dataset), made.split) == (30, 20, "validation")

@@ -263,6 +263,11 @@ def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
     teacher = arm.teacher
     if teacher is None and needs_teacher(whole) and recipe.teacher.weights is None:
         teacher = next(iter(recipe.teachers), None)
+        if teacher is None:
+            raise RecipeError(
+                "no arm has a teacher: name one under teachers (teachers: {conventional: {}}), or "
+                "set teacher.weights"
+            )
     if teacher is not None:
         whole = override(teacher_recipe(recipe, teacher), settings)
     return ResolvedArm("", whole, teacher, _about(whole))

@@ -20,7 +20,7 @@ from frugalkd.data.class_names import Match, class_names
 from frugalkd.data.images import Augmentation, Pictures
 from frugalkd.data.labels import corrections, with_noise
 from frugalkd.data.probe import data_digest
-from frugalkd.data.samples import located
+from frugalkd.data.samples import Splits, located
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import (
     AccessRefused,
@@ -115,7 +115,9 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
         train, test = splits.train, splits.test
     else:
         made = make_object(spec.path or "", spec.options)
-        if not isinstance(made, tuple):
+        if isinstance(made, Splits):
+            made = made.train, made.test
+        elif not isinstance(made, tuple):
             made = made, None
         if len(made) != 2:
             raise DataError(
