@@ -197,6 +197,19 @@ def test_a_budget_keeps_the_blocks_of_the_largest_loss(corpus, stored):
     assert run.meters.tokens_backpropagated == corpus.row_counts(used).sum()
 
 
+def test_a_gate_keeps_to_a_cost(corpus, stored):
+    """Screenings are a third of a step, on blocks as on any other sample."""
+    training = Training(epochs=6, batch_size=4)
+    run = distill(
+        model(), corpus, teacher=stored, sampling=Sampling(mode="regulated", cost=0.5),
+        training=training, device="cpu",
+    )  # fmt: skip
+    meters = run.meters
+    trained, screened = meters.samples_backpropagated, meters.student_forwards
+    spent = (trained + (screened - trained) / 3) / (6 * len(corpus))
+    assert 0.4 < spent <= 0.5 + 1e-9
+
+
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.heavy
 def test_every_policy_selects_blocks_or_says_why_not(name, corpus, stored):

@@ -36,21 +36,28 @@ def flops_per_row(
     """FLOPs of one row, ``forward`` and ``backward`` (0 without it); a multiply-add counts as two.
 
     ``inputs`` is a batch of ``rows`` on the model's device; ``precision`` a context of the forward
-    pass, such as an autocast. Counted on a copy, in eval mode; where the model cannot be copied, on
-    the model itself with copied parameters. Torch's counter leaves out element-wise operations. A
+    pass, such as an autocast. In eval mode, and with ``backward`` on a copy; where the model cannot
+    be copied, on the model itself with copied parameters. Torch's counter leaves out element-wise operations. A
     model that it cannot count gives a FrugalKDWarning, and counts 0: its training is over by then.
     """
     counted = {"forward": 0.0, "backward": 0.0}
     what = f"not all operations of this {type(model).__name__} are counted"
+    if not backward:
+        with or_warned(what), inference_mode(model), precision():
+            counted["forward"] = _counted(lambda: call(model, inputs)) / rows
+        return counted
     with or_warned(what), _probe(model) as probe, torch.enable_grad():
         with FlopCounterMode(display=False) as counter, precision():
             logits = call(probe, inputs)
         counted["forward"] = counter.get_total_flops() / rows
-        if backward:
-            with FlopCounterMode(display=False) as counter:
-                logits.float().sum().backward()
-            counted["backward"] = counter.get_total_flops() / rows
+        counted["backward"] = _counted(lambda: logits.float().sum().backward()) / rows
     return counted
+
+
+def _counted(function: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
 
 
 @contextmanager
@@ -103,9 +110,7 @@ def flops_of_call(
 ) -> float:
     """FLOPs of one row where ``function`` is called on the batch of :func:`flops_of_data`."""
     batch, rows = _typical(data, device, collate_fn)
-    with FlopCounterMode(display=False) as counter:
-        function(batch)
-    return counter.get_total_flops() / rows
+    return _counted(lambda: function(batch)) / rows
 
 
 def _typical(data: Dataset, device: torch.device, collate_fn: Collate | None) -> tuple[Any, int]:

@@ -411,7 +411,7 @@ def teacher_flops(
         where = dataset, device_of(each.teacher), collate_fn
         if each.own_forward:
             total += rows * flops_of_call(each.run, *where)
-        else:  # on a copy, which no hook of the user's sees
+        else:
             row = flops_of_data(each.teacher, *where, each.autocast, backward=False)
             total += rows * row["forward"]
     return total
