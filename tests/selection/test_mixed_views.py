@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,22 @@ import torch
 
 from frugalkd import KD, Checkpointing, RunOptions, Sampling, SelfRegulation, distill
 from frugalkd.data import Augmentation, Mix
-from frugalkd.errors import RecipeError, SelectionMisuse, Stopped, TargetsError
+from frugalkd.errors import (
+    DataError,
+    RecipeError,
+    SelectionMisuse,
+    Stopped,
+    TargetsError,
+    UnsupportedData,
+)
+from frugalkd.experiments.estimate.run import estimate
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs.digest import run_digest
-from frugalkd.policies import All
+from frugalkd.policies import All, InfoBatch
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
+from frugalkd.training.evaluation import predict
+from frugalkd.training.frozen import features_of
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from ranking import as_launched, on_ranks
 from toys import images, net, order, same_columns, same_state
@@ -163,6 +174,50 @@ def test_two_ranks_agree():
     assert np.isnan(first["confidence"]).sum() < 40
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_ceiling_is_of_plain_views(live):
+    mixed, teacher = data(), net(seed=9).eval()
+    stored = StoredTargets.fill(teacher, mixed, views=4)
+    sampling = Sampling(regulation=SelfRegulation(0.4, ceiling=0.9), label_free=True)
+    run = trained(mixed, teacher=teacher if live else stored, sampling=sampling)
+    ids, views = np.arange(37), np.zeros(37, dtype=np.int64)
+    views += mixed.mixed(ids, views)
+    assert views.any()
+    assert not mixed.mixed(ids, views).any()
+    with torch.no_grad():
+        expected = torch.softmax(teacher(mixed.rendered(ids, views)[0]), 1).amax(1).numpy()
+    np.testing.assert_allclose(run.ledger["teacher_truth"], expected, rtol=2e-3)
+
+
+def test_a_cost_is_kept_to():
+    run = trained(data(), cost=0.5, sampling=Sampling(regulation=GATE, label_free=True))
+    trained_rows, forwards = run.meters.samples_backpropagated, run.meters.student_forwards
+    assert 0.4 < (trained_rows + (forwards - trained_rows) / 3) / (6 * 37) <= 0.5
+
+
+def test_what_is_measured_is_not_mixed():
+    mixed = data()
+    with pytest.raises(UnsupportedData, match=r"give the samples as they are \(data\.without_aug"):
+        trained(mixed, eval_dataset=mixed)
+    for function in (predict, features_of):
+        with pytest.raises(UnsupportedData, match="have no label of their own: give the samples"):
+            function(net(), mixed)
+    for other in (None, True, "x"):  # an attribute of another kind
+        plain: Any = Noting(images())
+        plain.mixed = other
+        assert trained(plain, sampling=Sampling(policy=All())).history
+
+
+def test_views_that_are_all_mixed_are_refused():
+    class Always(Noting):
+        def mixed(self, ids, views):
+            return np.ones(len(ids), dtype=bool)
+
+    with pytest.raises(DataError, match="has 1000 views in a row that are mixed with others"):
+        ceiling = SelfRegulation(0.4, ceiling=0.9)
+        trained(Always(images()), sampling=Sampling(regulation=ceiling, label_free=True))
+
+
 def test_what_needs_a_label_or_a_verdict_is_refused():
     for sampling, error, says in (
         (Sampling(policy=All()), SelectionMisuse, "have no label of their own: set label_free"),
@@ -170,7 +225,12 @@ def test_what_needs_a_label_or_a_verdict_is_refused():
         (
             Sampling(policy=replace(GATE, when="now"), label_free=True),
             SelectionMisuse,
-            "a mixed one has no verdict: set when to last-visit",
+            "SelfRegulation judges every view that it trains on",
+        ),
+        (
+            Sampling(policy=InfoBatch(), label_free=True),
+            SelectionMisuse,
+            "InfoBatch judges every view that it trains on",
         ),
     ):
         with pytest.raises(error, match=rf"^(?!.*\n).*{says}"):
@@ -199,6 +259,8 @@ def test_recipes():
     ):
         with pytest.raises(RecipeError, match=says):
             load_recipe("digits", settings)
+    with pytest.raises(RecipeError, match="an estimate is of plain views"):
+        estimate(mixed)
 
 
 @pytest.mark.heavy

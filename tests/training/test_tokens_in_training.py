@@ -39,6 +39,7 @@ from frugalkd.language import (
     token_loss,
     tokenize_corpus,
 )
+from frugalkd.language.criterion import TokenCriterion
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import POLICIES, Sampling, SelfRegulation
 from frugalkd.selection.inputs import why_not_for
@@ -197,14 +198,55 @@ def test_a_budget_keeps_the_blocks_of_the_largest_loss(corpus, stored):
     assert run.meters.tokens_backpropagated == corpus.row_counts(used).sum()
 
 
+def test_a_step_under_gate_now_is_over_its_tokens(corpus, stored):
+    """While all blocks fail, it is that of a training on all of them."""
+    training = Training(epochs=1, batch_size=20, optimizer=SGD, schedule=Schedule("constant"))
+    given = {"teacher": stored, "training": training, "device": "cpu"}
+    gated, plain = model().double(), model().double()
+    now = Sampling(policy=SelfRegulation(when="now"))
+    run = distill(gated, corpus, sampling=now, **given)
+    distill(plain, corpus, **given)
+    assert run.meters.tokens_backpropagated == corpus.rows
+    change = weights(plain) - weights(model().double())
+    assert (weights(gated) - weights(plain)).norm() < 1e-6 * change.norm()
+
+
+def test_screening_goes_by_the_objective_of_its_time(corpus, stored, monkeypatch):
+    """A schedule of the objective follows what is spent, in screening as in training."""
+    seen: list[tuple[bool, float]] = []
+    outcomes, learn = TokenCriterion.outcomes, TokenCriterion.learn
+
+    def screened(self, forward, data, targets=None, progress=0.0):
+        if targets is not None:
+            seen.append((True, progress))
+        return outcomes(self, forward, data, targets, progress)
+
+    def trained(self, forward, data, labels, batch):
+        seen.append((False, batch.progress))
+        return learn(self, forward, data, labels, batch)
+
+    monkeypatch.setattr(TokenCriterion, "outcomes", screened)
+    monkeypatch.setattr(TokenCriterion, "learn", trained)
+    gate = SelfRegulation(confidence=0.005, max_skip=1)
+    distill(
+        model(), corpus, teacher=stored, sampling=Sampling(regulation=gate, cost=0.5),
+        training=Training(epochs=8, batch_size=4), device="cpu",
+    )  # fmt: skip
+    assert any(screening for screening, _ in seen)
+    progress = [value for _, value in seen]
+    assert progress == sorted(progress)
+
+
 def test_a_gate_keeps_to_a_cost(corpus, stored):
-    """Screenings are a third of a step, on blocks as on any other sample."""
+    """Screenings are a third of a step, on blocks as on any other sample. No block is kept as a
+    probe: right answers are not counted."""
     training = Training(epochs=6, batch_size=4)
     run = distill(
         model(), corpus, teacher=stored, sampling=Sampling(mode="regulated", cost=0.5),
         training=training, device="cpu",
     )  # fmt: skip
     meters = run.meters
+    assert (run.ledger["participations"] > 0).all()
     trained, screened = meters.samples_backpropagated, meters.student_forwards
     spent = (trained + (screened - trained) / 3) / (6 * len(corpus))
     assert 0.4 < spent <= 0.5 + 1e-9
@@ -269,6 +311,11 @@ def test_what_does_not_fit_is_refused(corpus, stored):
             {"sampling": Sampling(regulation=SelfRegulation(ceiling=0.9))},
             SelectionMisuse,
             "tokens are not one class a sample, and SelfRegulation has a ceiling",
+        ),
+        (
+            {"sampling": Sampling(policy=SelfRegulation(probe=0.1))},
+            SelectionMisuse,
+            "tokens are not one class a sample, and SelfRegulation has a probe",
         ),
         ({"teacher": [stored, stored]}, TargetsError, "list has no targets of tokens"),
     ]

@@ -66,7 +66,7 @@ def load_data(
 
 
 __all__ = [
-    "DATA", "FETCHED", "Augmentation", "ImageData", "Mix", "Pictures", "Samples", "TableData",
-    "TextData", "Transform", "data_digest", "data_root", "fetch", "hold_out", "load_data",
-    "randomness", "take",
+    "DATA", "FETCHED", "Augmentation", "ImageData", "Mix", "Pictures", "Samples", "Splits",
+    "TableData", "TextData", "Transform", "data_digest", "data_root", "fetch", "hold_out",
+    "load_data", "randomness", "take",
 ]  # fmt: skip

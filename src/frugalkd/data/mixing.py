@@ -34,7 +34,8 @@ class Mix(Settings):
 
     The share of a sample's own picture is uniform in [1/2, 1): that of mixup with alpha 1, where
     the larger of two shares is that of the sample. Of a rectangle beyond the edge less is pasted.
-    Partners are drawn from the whole data set, in a view of the same number.
+    Partners are drawn from the whole data set, also from samples that are not trained on (of weight
+    0, or a probe), in a view of the same number.
     """
 
     name: Literal["mixup", "cutmix"]

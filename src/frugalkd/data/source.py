@@ -57,6 +57,22 @@ def is_batch_indexed(dataset: object) -> bool:
     return _second_parameter(dataset, "batch") == ["views"]
 
 
+def mixed_of(dataset: object) -> Callable[[Ids, Ids], NDArray[np.bool_]] | None:
+    """What says which views of samples are mixed with other samples, ``dataset.mixed(ids, views)``,
+    bool (rows,); None where none are."""
+    found = attribute_of(dataset, "mixed")
+    return found if callable(found) else None
+
+
+def refuse_mixed(dataset: object) -> None:
+    """Raises UnsupportedData where views are mixed with other samples, and have no label."""
+    if mixed_of(dataset) is not None:
+        raise UnsupportedData(
+            "views of these data are mixed with other samples, and have no label of their own: "
+            "give the samples as they are (data.without_augmentation())"
+        )
+
+
 def _second_parameter(dataset: object, method: str) -> list[str]:
     try:
         return list(inspect.signature(attribute_of(dataset, method)).parameters)[1:2]

@@ -129,10 +129,10 @@ class FrugalMixin(Frugal, _Trainer):
     it. DDP and FSDP2 are Accelerate's.
 
     A :class:`~frugalkd.language.Corpus` as ``train_dataset`` is for causal language models
-    (docs/language.md): blocks are the samples, all of them are used, and the loss is that of the
-    learned tokens of a step, always by an objective (default ``KD(temperature=1.0)``, or
-    cross-entropy). ``teacher`` is then a causal language model, its name, or targets of the corpus,
-    and ``store`` is filled before the first step.
+    (docs/language.md): blocks are the samples, all of them are used by default, and the loss is
+    that of the learned tokens of a step, always by an objective (default ``KD(temperature=1.0)``,
+    or cross-entropy). ``teacher`` is then a causal language model, its name, or targets of the
+    corpus, and ``store`` is filled before the first step.
 
     Args:
         teacher: a model, a folder or hub name of a classifier, a folder that ``frugalkd teach``

@@ -48,7 +48,8 @@ class Ledger:
     Attributes:
         columns: name -> array (samples,):
             ``visits`` epochs in which the sample was evaluated;
-            ``participations`` backward passes whose own verdict failed the gate;
+            ``participations`` backward passes whose own verdict failed the gate, or of a view that
+            is mixed with another sample, which has no verdict;
             ``forced`` backward passes that were not the gate's choice;
             ``confidence`` the last top softmax probability (NaN: never visited);
             ``loss`` the objective's last training value, unweighted (NaN: never trained on);
@@ -66,8 +67,8 @@ class Ledger:
             others (65535: not known, or a higher one), with its lead in votes, ``other_votes``.
         labels: int32 (samples,), -1 where not known, or None.
         epochs: epochs that the training has finished; may be fractional.
-        reference: of a kind of output other than one class, what scores refer to, float32 arrays
-            by name; ``confidence`` is then the score 1 - d / d0 of a distance d, see
+        reference: of a kind of output with distances, but tokens, what scores refer to, float32
+            arrays by name; ``confidence`` is then the score 1 - d / d0 of a distance d, see
             :attr:`distance`, and ``d0`` (1,) is among the arrays.
         about: metadata of the file: data digest, class names, policy.
     """

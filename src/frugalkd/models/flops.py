@@ -37,8 +37,9 @@ def flops_per_row(
 
     ``inputs`` is a batch of ``rows`` on the model's device; ``precision`` a context of the forward
     pass, such as an autocast. In eval mode, and with ``backward`` on a copy; where the model cannot
-    be copied, on the model itself with copied parameters. Torch's counter leaves out element-wise operations. A
-    model that it cannot count gives a FrugalKDWarning, and counts 0: its training is over by then.
+    be copied, on the model itself with copied parameters. Torch's counter leaves out element-wise
+    operations. A model that it cannot count gives a FrugalKDWarning, and counts 0: its training is
+    over by then.
     """
     counted = {"forward": 0.0, "backward": 0.0}
     what = f"not all operations of this {type(model).__name__} are counted"
@@ -55,8 +56,14 @@ def flops_per_row(
 
 
 def _counted(function: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        function()
+    """Operations of ``function``. torch counts none of an attention that it fuses in eval mode."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            function()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops()
 
 

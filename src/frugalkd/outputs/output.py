@@ -23,8 +23,8 @@ class Output(ABC):
     ``right`` is what counts as right, the labels or :meth:`from_teacher`.
 
     Of kinds other than one class an outcome is a distance d from what is right, and the score
-    ``1 - d / d0`` stands for its confidence and its ``truth``; d0 is the mean d of the teacher's
-    mean output, so that a model that knows nothing scores 0. Neither is clamped.
+    ``1 - d / d0`` (of tokens exp(-d)) stands for its confidence and its ``truth``; d0 is the mean d
+    of the teacher's mean output, so that a model that knows nothing scores 0. Neither is clamped.
     """
 
     name: ClassVar[str]

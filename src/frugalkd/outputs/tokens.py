@@ -26,9 +26,10 @@ class Tokens(ScoredOutput):
     reduced to how many tokens are learned.
 
     From labels alone, exp(-d) is the geometric mean of the probabilities of the right tokens. Under
-    forward KL alone it is 1 where the student says what its teacher does, and at most the mean of
-    1 - TV^2 over the tokens, TV being the total variation between the two (Bretagnolle and Huber,
-    Séminaire de probabilités XIII, 1979, and Jensen's inequality). The choice is ours.
+    forward KL alone, of a live teacher, it is 1 where the student says what its teacher does, and
+    at most the mean of 1 - TV^2 over the tokens, TV being the total variation between the two
+    (Bretagnolle and Huber, Séminaire de probabilités XIII, 1979, and Jensen's inequality). Of
+    stored tokens d is an estimate, which may be below 0. The choice is ours.
     """
 
     name, plural = "tokens", "tokens"

@@ -223,7 +223,7 @@ class Kakurenbo(Ungated):
         unknown = stale(ledger, pool, at)
         if unknown.any():
             return Plan(pool[~unknown], screen=pool[unknown])
-        part = self.fraction * DECAY[bisect((0.3, 0.6, 0.8), at.progress)]
+        part = self.fraction * DECAY[bisect((0.3, 0.6, 0.8), at.epoch / at.epochs)]
         losses = partial(at_sorted, ledger["cross_entropy"])
         ties = partial(at.uniform, "kakurenbo-ties")
         easy = lowest(pool, int(part * len(pool)), losses, ties)

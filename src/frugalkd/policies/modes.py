@@ -134,7 +134,10 @@ class Sampling(Settings):
     def chosen_policy(self) -> Policy:
         """The policy, or that of the mode, limited to the cost."""
         gate = self.regulation or SelfRegulation()
-        return choose(self.policy, self.mode or "regulated", gate, self.cost)
+        chosen = choose(self.policy, self.mode or "regulated", gate, self.cost)
+        if self.output == "tokens" and self.cost is not None and isinstance(chosen, SelfRegulation):
+            chosen = replace(chosen, probe=0.0)  # which counts right answers
+        return chosen
 
     def at_cost(self, cost: float | None) -> Sampling:
         """The same, limited to ``cost``, or itself for None. Raises SettingError where it has a

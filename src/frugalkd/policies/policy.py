@@ -149,11 +149,6 @@ class EpochContext:
         """The fraction of the epoch that is trained: 1, or less in the last one."""
         return min(1.0, self.epochs - self.epoch)
 
-    @property
-    def progress(self) -> float:
-        """Of the epochs, in [0, 1), as this one begins."""
-        return self.epoch / self.epochs
-
     def uniform(self, purpose: str, ids: ArrayLike) -> NDArray[np.float64]:
         """A uniform draw in [0, 1) for each id, a function of (seed, purpose, epoch, id)."""
         return draws.uniform(self.seed, draws.stream(purpose), self.epoch, ids)

@@ -327,8 +327,8 @@ class SelfRegulation(Policy):
 
 
 def mostly_fail(ledger: Ledger, pool: Ids) -> bool:
-    """Whether over :data:`MOST_FAIL` of the ``pool`` failed the gate at their last visits, or had
-    none."""
+    """Whether over :data:`MOST_FAIL` of the ``pool`` failed the gate at their last visits, or were
+    never judged."""
     return bool((at_sorted(ledger["streak"], pool) == 0).mean() > MOST_FAIL)
 
 
@@ -336,7 +336,8 @@ def remembers(ledger: Ledger, trained: Ids, probe: Ids) -> bool:
     """Whether the last verdicts on ``trained`` are correct more often than those on ``probe``,
     which is not trained on, by over :data:`GAP` and a standard error. False before the first."""
     known = probe[at_sorted(ledger["visits"], probe) > 0]
-    if not len(known):
+    judged = trained[~np.isnan(at_sorted(ledger["confidence"], trained))]
+    if not (len(known) and len(judged)):
         return False
-    seen, unseen = ledger.correct[trained].mean(), ledger.correct[known].mean()
+    seen, unseen = ledger.correct[judged].mean(), ledger.correct[known].mean()
     return bool(seen - unseen > GAP + math.sqrt(unseen * (1 - unseen) / len(known)))

@@ -187,9 +187,7 @@ class Epoch:
         self._made = 0  # batches
         self.resumed, self._resumed_rows = 0, 0
         self._span: tuple[float, float] | None = None  # progress at the begin and at the end
-        if total := context.policy.planned_rows(len(context.ledger), context.epochs):
-            if context.weights is not None:  # a small pool cannot spend more than all of itself
-                total = min(total, np.count_nonzero(context.weights) * context.epochs)
+        if total := context.planned_rows:
             last, paid = at.epoch + 1 >= context.epochs, context.policy.paid(at)
             ends = 1.0 if last else min(1.0, (paid + self.planned) / total)
             self._span = min(paid / total, ends), ends
@@ -377,7 +375,8 @@ class Epoch:
             rest, rows = together.part(count, rows), rows - count
             self._waiting = [rest] if rows else []
             importance = None if weight_of is None else weight_of[taken.ids]
-            return self._make(taken, taken.ids == filler, importance, before)
+            tokens = reader.tokens(taken.ids)
+            return self._make(taken, taken.ids == filler, importance, before, step_tokens=tokens)
 
         for found in reader.read(ids[self._read :], size, join_last=True):
             before, self._read = self._read, self._read + len(found.ids)
@@ -426,7 +425,9 @@ class Epoch:
             self._waiting_ids = self._waiting_ids[whole:]
             rows = reader.with_targets(reader.at_once(mine))
             importance = None if weight_of is None else weight_of[mine]
-            yield self._make(rows, np.zeros(size, dtype=bool), importance, before)
+            tokens = reader.tokens(self._kept[-1]) / ranks.world
+            none = np.zeros(size, dtype=bool)
+            yield self._make(rows, none, importance, before, step_tokens=tokens)
         self._deferred += len(self._waiting_ids)
 
     def _stop_between(self) -> None:

@@ -29,6 +29,7 @@ from frugalkd.errors import (
     few,
 )
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import POLICIES, All, EpochContext, Ids, Plan, Sampling
 from frugalkd.policies.keeping import lowest
 from frugalkd.policies.policy import check_plan
@@ -100,7 +101,8 @@ class Selection:
         model: the model to train. Policies with a gate need it, also with ``forward``: a screening
             pass runs in eval mode and restores the mode afterwards.
         forward: how to get logits (rows, classes) from a batch's data when screening; by default
-            ``model(inputs)``.
+            ``model(inputs)``. Of blocks of tokens it is needed, gives their mean losses (rows, 1),
+            and is called with ``targets`` and ``progress`` as well.
         targets: where soft targets come from, or None.
         seed: of the order and of every draw; the order is a function of (seed, epoch).
         ledger: to continue from; by default a new one.
@@ -165,6 +167,11 @@ class Selection:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
         check_fit(policy, sampling, loading, model=model, targets=targets)
         check_mixed(dataset, policy, sampling, targets)
+        if forward is None and policy.needs_screening and OUTPUTS[sampling.output].by_loss:
+            raise SelectionMisuse(
+                "blocks of tokens are screened by their losses: pass forward=, which takes a "
+                "batch's data, targets= and progress="
+            )
         weights = weights_of(sampling, dataset)
         weights = None if weights is None else checked_weights(weights, samples)
         aside = policy.set_aside(samples, seed)
@@ -428,7 +435,8 @@ class Selection:
             not reader.output.labelled,
             (ranks.share(ids), self._loading.screen_batch),
         )
-        for rows in reader.read(*part, targets=by_teacher):
+        for rows in reader.read(*part):
+            rows = reader.with_targets(rows) if by_teacher else rows
             rows, right, _ = reader.with_labels(rows)
             by_teacher = rows.targets is not None
             if rows.targets is not None:

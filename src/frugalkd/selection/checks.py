@@ -26,7 +26,7 @@ from frugalkd.data.batches import (
 from frugalkd.data.class_names import attribute_of, class_names, class_order
 from frugalkd.data.images import Pictures
 from frugalkd.data.probe import streams_restored
-from frugalkd.data.source import Collate, open_source
+from frugalkd.data.source import Collate, open_source, refuse_mixed
 from frugalkd.errors import (
     DataError,
     FrugalKDWarning,
@@ -186,7 +186,7 @@ def why_not_label_free(
         return (
             f"{name} doubts labels, which label-free training does not read: leave label_noise out"
         )
-    if policy.needs_labels:
+    if policy.needs_labels and not policy.labels_optional:
         return (
             f"{name} plans by class, and label-free training has none: choose another budget_rule"
         )
@@ -259,7 +259,8 @@ def check_listed(labels: Tensor, listed: NDArray[Any], ids: Ids) -> None:
 
 def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:
     """Raises DataError for held-out data whose classes have other names or another order than those
-    of ``data``, or whose pictures are normalised otherwise."""
+    of ``data``, or whose pictures are normalised otherwise; UnsupportedData for mixed views."""
+    refuse_mixed(eval_dataset)
     ours, theirs = class_names(data), class_names(eval_dataset)
     if ours and theirs and ours != theirs:
         pairs = enumerate(zip(ours, theirs, strict=False))

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
-from frugalkd.data.class_names import attribute_of, class_names
+from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, streams_restored
+from frugalkd.data.source import mixed_of
 from frugalkd.distributed.ranks import is_sharded
 from frugalkd.errors import (
     FrugalKDWarning,
@@ -24,7 +25,7 @@ from frugalkd.errors import (
 )
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.outputs import OUTPUTS, Output
-from frugalkd.policies import Policy
+from frugalkd.policies import All, Policy, RandomSubset, Replay, SelfRegulation
 from frugalkd.policies.modes import Sampling, significance_weights
 from frugalkd.policies.policy import Ids, why_not_weights
 from frugalkd.runtime.failures import reason
@@ -91,7 +92,7 @@ def check_mixed(
 ) -> None:
     """Raise SelectionMisuse or TargetsError where views are mixed with other samples, and something
     needs a label or a verdict of each."""
-    mixed = attribute_of(dataset, "mixed")
+    mixed = mixed_of(dataset)
     if mixed is None:
         return
     if OUTPUTS[sampling.output].labelled and not sampling.label_free:
@@ -100,10 +101,12 @@ def check_mixed(
             "(Sampling(label_free=True), student.label_free: true), so that the teacher's answer "
             "counts, or leave mix out"
         )
-    if policy.when == "now":
+    kept = isinstance(policy, All | RandomSubset | Replay | SelfRegulation)
+    if not kept or policy.when == "now":
         raise SelectionMisuse(
-            "when: now judges each view before it is trained on, and a mixed one has no verdict: "
-            "set when to last-visit, or leave mix out"
+            f"{type(policy).__name__} judges every view that it trains on, and one that is mixed "
+            "with another sample has no verdict: choose self-regulation with when: last-visit, "
+            "all or random, or leave mix out"
         )
     if targets is not None and targets.views is not None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
@@ -144,7 +147,9 @@ def why_not_for(policy: Policy, output: Output) -> str | None:
     elif "teacher_truth" in policy.columns:
         needs = "has a ceiling, a part of the teacher's probability of a class: leave it out"
     elif policy.label_source == "teacher" and output.by_loss:
-        needs = "judges by the teacher's class: leave label_source out, the loss is of the teacher"
+        needs = "judges by the teacher's class: leave label_source out, the loss decides"
+    elif output.by_loss and getattr(policy, "probe", 0) and getattr(policy, "cost", 1) is None:
+        needs = "has a probe, which counts right answers: leave it out"
     return needs and f"{output.plural} are not one class a sample, and {name} {needs}"
 
 
@@ -271,7 +276,7 @@ def fill(
     """Enter what ``policy`` needs of every sample: classes, the teacher's confidence (NaN where
     :meth:`Reader.truth` has to compute it), scores.
     Raises UnsupportedData, TargetsError or SettingError where these are not known."""
-    if policy.needs_labels and reader.output.by_top_class:
+    if policy.needs_labels and reader.output.by_top_class and not sampling.label_free:
         listed = labels_of(dataset)
         if listed is not None:
             ledger.labels = listed.astype(np.int32)
@@ -289,8 +294,9 @@ def fill(
             with streams_restored():
                 listed = labels is not None or reader.first_labels(pool[:1]) is None
         labels = None if labels is None else torch.from_numpy(labels).long()
-        truth = reader.targets.truth(labels)
-        # NaN where labels have to be read, or the teacher has to run, before the first epoch.
+        # Of what is stored, view 0 of each sample; where it may be mixed, plain views are read.
+        truth = None if reader.mixes else reader.targets.truth(labels)
+        # NaN where these, labels, or the teacher's outputs have to be read before the first epoch.
         ledger["teacher_truth"][:] = np.nan if truth is None or not listed else truth
     if policy.scoring is not None and sampling.scores is not None:
         scores = _numbers("scores", sampling.scores)

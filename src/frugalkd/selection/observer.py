@@ -160,6 +160,20 @@ class Context:
         return self.policy.when == "now" and plan.forced is None
 
     @property
+    def planned_rows(self) -> float | None:
+        """What the policy may spend in all, in rows; None without a limit."""
+        total = self.policy.planned_rows(len(self.ledger), self.epochs)
+        if total and self.weights is not None:  # a small pool cannot spend more than all of itself
+            total = min(total, np.count_nonzero(self.weights) * self.epochs)
+        return total
+
+    def progress_at(self, at: EpochContext) -> float:
+        """Of the whole training, in [0, 1], as an epoch begins: what is spent of the limit, or of
+        the epochs."""
+        total = self.planned_rows
+        return min(1.0, self.policy.paid(at) / total) if total else at.epoch / self.epochs
+
+    @property
     def step_rows(self) -> int:
         """Rows of an optimiser step, on all ranks together."""
         return self.ranks.world * self.batch_size * self.gradient_accumulation_steps
@@ -202,7 +216,7 @@ class Observer:
         rows, labels, given = context.reader.with_labels(rows)
         if context.reader.output.by_loss:
             targets = context.reader.with_targets(rows).targets
-            forward = partial(forward, targets=targets, progress=self.at.progress)
+            forward = partial(forward, targets=targets, progress=context.progress_at(self.at))
         with inference_mode(context.model):
             logits = context.project(run_model(forward, rows.data, rows.ids))
             for each in (labels,) if given is labels else (labels, given):

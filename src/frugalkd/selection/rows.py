@@ -16,8 +16,14 @@ from torch import Tensor
 
 from frugalkd.data.batches import labels_by, refuse_not_finite, rows_of, split
 from frugalkd.data.class_names import attribute_of
-from frugalkd.data.source import checked_batch, is_batch_indexed, is_view_indexed, open_source
-from frugalkd.errors import TargetsError, UnsupportedData, few
+from frugalkd.data.source import (
+    checked_batch,
+    is_batch_indexed,
+    is_view_indexed,
+    mixed_of,
+    open_source,
+)
+from frugalkd.errors import DataError, TargetsError, UnsupportedData, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.features import Features
 from frugalkd.outputs import OUTPUTS
@@ -34,6 +40,8 @@ BLOCK_BYTES = 1 << 22
 
 CHECKED_TOGETHER = 1 << 16
 """Labels on a device that are compared at once with the listed ones; each time is a wait."""
+
+_MOST_MIXED = 1000
 
 Join = Callable[[list[Any]], Any]
 """Concatenates several batches of data into one, in order."""
@@ -197,7 +205,7 @@ class Reader:
         self.classes: int | None = None
         self.features: tuple[str, ...] = ()
         self.output, self.reference = OUTPUTS[sampling.output], dict[str, Tensor]()
-        self._mixed: Callable[[Ids, Ids], Mask] | None = attribute_of(dataset, "mixed")
+        self._mixed = mixed_of(dataset)
         counts: Any = attribute_of(dataset, "row_counts")
         self._row_counts: Any = counts if callable(counts) else None
         self._label_free, self._given_labels = sampling.label_free, loading.labels
@@ -283,10 +291,22 @@ class Reader:
         limit = None if self.targets is None else self.targets.views
         if limit is not None:
             views %= limit
-        while plain and (mixed := self.mixed(ids, views)).any():
+        for _ in range(_MOST_MIXED if plain else 0):
+            if not (mixed := self.mixed(ids, views)).any():
+                return views
             views = views + mixed
             views = views if limit is None else views % limit
+        if plain and (mixed := self.mixed(ids, views)).any():
+            raise DataError(
+                f"sample {ids[mixed][0]} has {_MOST_MIXED} views in a row that are mixed with "
+                "others, and the gate needs a plain one: mix a smaller part"
+            )
         return views
+
+    @property
+    def mixes(self) -> bool:
+        """Whether some views are mixed with other samples."""
+        return self._mixed is not None
 
     def mixed(self, ids: Ids, views: Ids) -> Mask:
         """Which of these views are mixed with other samples."""

@@ -18,7 +18,14 @@ from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, refuse_not_finite, run_model, split
 from frugalkd.data.images import Pictures, rows_at_once
-from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of, open_source
+from frugalkd.data.source import (
+    Collate,
+    by_length,
+    check_map_style,
+    lengths_of,
+    open_source,
+    refuse_mixed,
+)
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.models.identity import inference_mode
@@ -57,6 +64,7 @@ def predict(
     Stopped where ``should_stop``, called after each batch, returned True; UnsupportedData,
     ModelError, OutOfMemory."""
     check_map_style(dataset)
+    refuse_mixed(dataset)
     if not len(dataset):  # pyright: ignore[reportArgumentType]
         raise UnsupportedData("the data set is empty: there is nothing to evaluate")
     check_model(model)

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, TensorDataset
 from frugalkd.data.class_names import class_names
 from frugalkd.data.images import Augmentation
 from frugalkd.data.probe import data_digest, randomness
-from frugalkd.data.source import Collate, check_map_style
+from frugalkd.data.source import Collate, check_map_style, refuse_mixed
 from frugalkd.errors import (
     FolderBusy,
     FrugalKDWarning,
@@ -118,6 +118,7 @@ def features_of(
         Stopped: ``should_stop`` returned True.
     """
     check_map_style(dataset)
+    refuse_mixed(dataset)
     samples = len(dataset)  # pyright: ignore[reportArgumentType]
     if not samples:
         raise UnsupportedData("the data set is empty: there is nothing to train on")

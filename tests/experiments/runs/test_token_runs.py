@@ -7,11 +7,12 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from frugalkd import KD, Sampling, distill, load
+from frugalkd import KD, Ledger, Sampling, distill, load, significance_weights
 from frugalkd.errors import DataError, FrugalKDError, ModelError, RecipeError
 from frugalkd.experiments.recipes.load import check_names, fetched_names, load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
@@ -159,10 +160,15 @@ def test_a_hybrid_student_of_a_self_regulated_teacher(recipe, tmp_path, cli):
     assert taught["budget"] == pytest.approx(0.6, abs=0.1)
     results = distill_run(gated, tmp_path / "s", teacher=tmp_path / "t")
     assert results["budget"] == pytest.approx(0.5, abs=0.1)
-    rows = blocks_of(gated).train.rows
-    assert results["token_budget"] == pytest.approx(
-        results["meters"]["tokens_backpropagated"] / (4 * rows)
+    ledger = Ledger.load(tmp_path / "s")
+    data = blocks_of(gated).train
+    weighed = significance_weights(Ledger.load(tmp_path / "t")) > 0
+    assert not ledger["participations"][~weighed].any()
+    learned = data.row_counts(np.arange(len(data))) @ (
+        ledger["participations"].astype(int) + ledger["forced"]
     )
+    assert results["meters"]["tokens_backpropagated"] == learned
+    assert results["token_budget"] == pytest.approx(learned / (4 * data.rows))
     for command in (("report",), ("ledger", "show")):
         code, _, err = cli(*command, str(tmp_path / "s"))
         assert code == 0, err

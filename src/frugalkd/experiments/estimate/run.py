@@ -54,8 +54,8 @@ def estimate(
     Raises:
         SettingError: ``seconds`` is not positive and finite.
         RecipeError: there are several teachers, or the student is its own; a gate has a cost of its
-            own; or the student learns embeddings or
-            a corpus.
+            own; or the student learns embeddings, mixed
+            views or a corpus.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
@@ -76,6 +76,11 @@ def estimate(
         raise RecipeError(
             f"an estimate trains miniatures of the teacher from labels, and {output.plural} have "
             "none: run a short 'frugalkd compare' in its place"
+        )
+    if student.augment.mix is not None:
+        raise RecipeError(
+            "an estimate is of plain views: set student.augment.mix to null, or run a short "
+            "'frugalkd compare' in its place"
         )
     gates = (student.regulation, student.policy, recipe.teacher.policy)
     if any(getattr(each, "cost", None) is not None for each in gates):
@@ -259,7 +264,7 @@ class _Estimate:
         samples that it used at least once, from miniatures for ``seconds``."""
         role, data = self.recipe.teacher, self.data
         if isinstance(data, Pictures):
-            data = data.with_augmentation(replace(role.augment, mix=None), 0)
+            data = data.with_augmentation(role.augment, 0)
         gate: Any = role.policy.build()
         gate = gate if isinstance(gate, SelfRegulation) else SelfRegulation()
         trainee = Trainee(self.recipe, role, data, gate)
