@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.outputs.packages import packages, splits
 
 LISTING = """\
@@ -53,7 +55,7 @@ def test_sources_are_in_one_part_and_rare_tags_are_left_out():
         f"\nSection: utils\n"
         for number in range(60)
     )
-    made = splits(listing, least=20)
+    made: Any = splits(listing, least=20)
     assert made.train.classes == made.test.classes == ("role::program", "use::a")
     parts = [
         {text.partition(":")[0] for text in part.texts(range(len(part)))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def pictures(rows=12, side=16):
     return ImageData(images, torch.arange(rows) % 2, ("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-def mixing(name="mixup", part=0.5, seed=0, **more):
+def mixing(name: Any = "mixup", part=0.5, seed=0, **more) -> Any:
     return pictures().with_augmentation(Augmentation(mix=Mix(name, part), **more), seed)
 
 
@@ -82,7 +83,7 @@ def test_at_least_half_of_a_picture_is_the_samples_own(name):
     data, views = mixing(name), np.arange(300)
     ids = views % 12
     x, _ = data.rendered(ids, views)
-    mixed = data.mixed(ids, views)
+    mixed = torch.from_numpy(data.mixed(ids, views))
     partners = data.augmentation.mix.partners(0, ids, views, 12)
     found = shades(x)
     own = torch.from_numpy(ids).float()[:, None, None, None]

@@ -39,7 +39,7 @@ TRAINING = Training(
 )  # fmt: skip
 
 
-def data(name="mixup", part=0.5):
+def data(name: Any = "mixup", part=0.5) -> Any:
     return images().with_augmentation(Augmentation(crop=1, mix=Mix(name, part)), 5)
 
 
@@ -63,7 +63,7 @@ class Noting:
 def test_only_plain_views_are_judged():
     """Each epoch recounted from the columns before it and the views that were read: a plain row has
     the verdict of its own outcome, a mixed one keeps what it had, and every row was visited."""
-    noted = Noting(data())
+    noted: Any = Noting(data())
     student = net()
     selection = Selection(
         noted, epochs=8, batch_size=8, model=student, targets=LiveTeacher(net(seed=9)), seed=3,
@@ -213,8 +213,8 @@ def test_views_that_are_all_mixed_are_refused():
         def mixed(self, ids, views):
             return np.ones(len(ids), dtype=bool)
 
+    ceiling = SelfRegulation(0.4, ceiling=0.9)
     with pytest.raises(DataError, match="has 1000 views in a row that are mixed with others"):
-        ceiling = SelfRegulation(0.4, ceiling=0.9)
         trained(Always(images()), sampling=Sampling(regulation=ceiling, label_free=True))
 
 

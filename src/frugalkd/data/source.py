@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -60,8 +60,8 @@ def is_batch_indexed(dataset: object) -> bool:
 def mixed_of(dataset: object) -> Callable[[Ids, Ids], NDArray[np.bool_]] | None:
     """What says which views of samples are mixed with other samples, ``dataset.mixed(ids, views)``,
     bool (rows,); None where none are."""
-    found = attribute_of(dataset, "mixed")
-    return found if callable(found) else None
+    found: Any = attribute_of(dataset, "mixed")
+    return cast("Any", found) if callable(found) else None
 
 
 def refuse_mixed(dataset: object) -> None:

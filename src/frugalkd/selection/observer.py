@@ -211,7 +211,8 @@ class Observer:
     def evaluate(self, rows: Rows) -> tuple[Rows, Outcome]:
         """A forward pass of ``rows`` in eval mode without gradients: the rows, with targets where
         the teacher stands in for labels, and their outcome (arrays)."""
-        context, forward = self._context, self._context.forward
+        context = self._context
+        forward: Callable[..., Tensor] = context.forward
         assert context.model is not None, "refused when the selection was made"
         rows, labels, given = context.reader.with_labels(rows)
         if context.reader.output.by_loss:

@@ -380,5 +380,5 @@ def test_imported_data_may_be_splits():
     """Whose samples can then be held out, taken and corrected."""
     path = {"path": f"{__name__}:splits_of_kinds", "options": {"samples": 60}}
     recipe = override(kinds_recipe(), {"data": {**path, "validation": 20, "train_size": 30}})
-    made = make_data(recipe, Augmentation(), 0)
+    made: Any = make_data(recipe, Augmentation(), 0)
     assert (len(made.train), len(made.eval_dataset), made.split) == (30, 20, "validation")
