@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from frugalkd.experiments.comparison.statistics import accuracies, differences, spread
@@ -130,9 +131,9 @@ def claims_table(tested: list[dict[str, Any]]) -> str:
 
 def arms_table(comparison: dict[str, Any]) -> str:
     """A row per arm, with the samples, cost and time that it used."""
-    reference = comparison["reference"]
+    reference, measure = comparison["reference"], comparison.get("measure") or "accuracy"
     lines = [
-        f"| arm | seeds | accuracy % | against {reference} | samples % | cost, epochs | seconds | "
+        f"| arm | seeds | {measure} % | against {reference} | samples % | cost, epochs | seconds | "
         "time ratio |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -149,34 +150,47 @@ def arms_table(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{collapsed(comparison)}{filling(comparison)}"])
 
 
-def tokens_table(comparison: dict[str, Any], vocabulary: int = 4096) -> str:
-    """A row per arm of language models, whose perplexity follows from the entropy that they saved;
-    the ratio of perplexities is paired by seed, its interval that of the logarithms' mean."""
-    reference, nats = comparison["reference"], math.log(vocabulary)
+ERRORS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "entropy saved": ("perplexity", lambda value: math.log(4096) * (1 - value)),
+    "mean cosine": ("1 - cosine", lambda value: math.log(1 - value)),
+    "R2": ("RMSE, in spreads", lambda value: math.log(1 - value) / 2),
+}
+"""By a comparison's measure: the error that follows from it, and its logarithm."""
+
+
+def errors_table(comparison: dict[str, Any]) -> str:
+    """A row per arm, with the error that follows from the measure, as its geometric mean; ratios of
+    errors are paired by seed, their interval that of the logarithms' mean."""
+    reference, (error, log) = comparison["reference"], ERRORS[comparison["measure"]]
+    tokens = comparison["measure"] == "entropy saved"
+    meter = "tokens_backpropagated" if tokens else "samples_backpropagated"
     lines = [
-        f"| arm | seeds | perplexity | over {reference}'s, % | tokens % | seconds | time ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| arm | seeds | {error} | over {reference}'s, % | {'tokens' if tokens else 'samples'} "
+        "% | cost, epochs | seconds | time ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    whole = next(row for row in comparison["arms"] if row["arm"] == reference)["meters"][meter]
+
+    def logs(arm: str) -> dict[int, float | None]:
+        return {
+            seed: None if value is None else log(value)
+            for seed, value in accuracies(comparison, arm).items()
+        }
+
     for row in comparison["arms"]:
-        own = accuracies(comparison, row["arm"])
+        own = logs(row["arm"])
         known = [value for value in own.values() if value is not None]
-        _, found = differences(accuracies(comparison, reference), own)
-        learned = row["meters"]["tokens_backpropagated"]
-        whole = next(
-            each["meters"]["tokens_backpropagated"]
-            for each in comparison["arms"]
-            if each["arm"] == reference
-        )
+        mean = math.exp(sum(known) / len(known))
         cells = [
             f"`{row['arm']}`",
             str(len(known)),
-            f"{math.exp(nats * (1 - sum(known) / len(known))):.2f}",
-            "" if row["arm"] == reference else ratio([nats * each for each in found]),
-            f"{100 * learned / whole:.1f}",
-            *costs(comparison, [row])[1:3],
+            f"{mean:.2f}" if tokens else f"{mean:.4f}",
+            "" if row["arm"] == reference else ratio(differences(own, logs(reference))[1]),
+            f"{100 * row['meters'][meter] / whole:.1f}",
+            *costs(comparison, [row])[:3],
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", collapsed(comparison)])
+    return "\n".join([*lines, "", f"{collapsed(comparison)}{filling(comparison)}"])
 
 
 def ratio(logs: list[float]) -> str:
@@ -190,14 +204,19 @@ def ratio(logs: list[float]) -> str:
 
 def filling(comparison: dict[str, Any]) -> str:
     """What a store costs that every student reads, in the unit of the column *cost*; nothing where
-    students do not share one, or only a teacher's head was trained."""
+    students do not share one, only a teacher's head was trained, the teacher was not trained, or
+    operations are not counted."""
     role, teachers = comparison["recipe"]["student"], comparison["teachers"]
     rows = [row for row in comparison["arms"] if row.get("targets") is not None]
     head = comparison["recipe"]["teacher"].get("trains") == "head"
     if len(teachers) != 1 or not rows or role["targets"]["kind"] != "stored" or head:
         return ""
-    each = [meters["flops"]["student_forward"] / meters["student_forwards"]
-            for meters in (teachers[0]["meters"], rows[0]["meters"])]  # fmt: skip
+    counted = [row["meters"] for row in (teachers[0], rows[0])]
+    if not all(
+        meters and meters["flops"] and meters["flops"]["student_forward"] for meters in counted
+    ):
+        return ""
+    each = [meters["flops"]["student_forward"] / meters["student_forwards"] for meters in counted]
     epochs = each[0] / each[1] * role["targets"]["views"] / 3
     return (
         f" Filling the store, once for all students, costs {epochs:.1f} epochs by the same formula."

@@ -23,11 +23,11 @@ from benchmarks.comparisons import (
     arms_table,
     budgets_table,
     claims_table,
+    errors_table,
     factorial_table,
     made_ledgers_table,
     objectives_table,
     reference_table,
-    tokens_table,
 )
 from benchmarks.cost_ratio import cost_table, variants_table
 from benchmarks.language.gains import table as gains_table
@@ -259,7 +259,7 @@ BY_FILE = {
     factorial_table: ("fair-factorial-fashion-mnist", "fair-factorial-cifar10"),
     reference_table: ("fashion-mnist-reference",),
     objectives_table: ("objectives",),
-    tokens_table: ("language-students",),
+    errors_table: ("language-students", "outputs-trec6-table"),
     gains_table: ("language-gains",),
     seconds_table: ("language-seconds",),
     fuzz_table: ("fuzz",),

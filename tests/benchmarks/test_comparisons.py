@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.comparisons import factorial_table, filling, tokens_table
+from benchmarks.comparisons import errors_table, factorial_table, filling
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
@@ -61,7 +61,7 @@ def test_perplexities_and_their_ratios():
     comparison = read("language-students")
     rows = {row["arm"]: np.array(row["accuracy"]["values"]) for row in comparison["arms"]}
     perplexity = {arm: 4096 ** (1 - values) for arm, values in rows.items()}
-    table = tokens_table(comparison)
+    table = errors_table(comparison)
     for arm, values in perplexity.items():
         line = next(line for line in table.splitlines() if line.startswith(f"| `{arm}` |"))
         assert line.split(" | ")[2] == f"{stats.gmean(values):.2f}"
