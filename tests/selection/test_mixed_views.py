@@ -138,6 +138,7 @@ def trained(mixed, **more):
     return distill(net(), mixed, **{"teacher": net(seed=9), "sampling": sampling, **given, **more})
 
 
+@pytest.mark.heavy
 def test_a_gate_resumes_in_the_middle_of_an_epoch(tmp_path):
     def run(folder, stop=None, resume=False):
         options = RunOptions(
@@ -195,6 +196,7 @@ def test_a_cost_is_kept_to():
     assert 0.4 < (trained_rows + (forwards - trained_rows) / 3) / (6 * 37) <= 0.5
 
 
+@pytest.mark.heavy
 def test_what_is_measured_is_not_mixed():
     mixed = data()
     with pytest.raises(UnsupportedData, match=r"give the samples as they are \(data\.without_aug"):
