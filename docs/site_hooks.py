@@ -106,7 +106,7 @@ def frontiers(path: Path) -> dict[str, bytes]:
 
 def figure(name: str) -> str:
     """Of a table. The theme shows the one for its colours."""
-    alt = "Accuracy of this table's arms over what they cost"
+    alt = "Results of this table's arms over what they cost"
     return "".join(f"![{alt}](figures/{name}-{of}.svg#only-{of})" for of in ("light", "dark"))
 
 
