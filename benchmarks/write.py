@@ -259,7 +259,9 @@ BY_FILE = {
     factorial_table: ("fair-factorial-fashion-mnist", "fair-factorial-cifar10"),
     reference_table: ("fashion-mnist-reference",),
     objectives_table: ("objectives",),
-    errors_table: ("language-students", "language-parts", "outputs-trec6-table", "outputs-diamonds"),
+    errors_table: (
+        "language-students", "language-parts", "outputs-trec6-table", "outputs-diamonds",
+    ),
     gains_table: ("language-gains",),
     seconds_table: ("language-seconds",),
     fuzz_table: ("fuzz",),
