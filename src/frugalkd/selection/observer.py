@@ -345,9 +345,10 @@ class Observer:
     def _enter(self) -> None:
         seen, *columns = zip(*self._read, strict=True)
         self._read = []
-        seen, ids, forced, mixed, losses = self._gathered(
-            Outcome.joined(seen), *map(np.concatenate, columns)
-        )
+        ids, forced, mixed, losses = map(np.concatenate, columns)
+        kinds = forced + 2 * mixed.astype(np.uint8)  # one byte a row for the other ranks
+        seen, ids, kinds, losses = self._gathered(Outcome.joined(seen), ids, kinds, losses)
+        forced, mixed = (kinds & 1).astype(bool), (kinds & 2).astype(bool)
         failed = np.ones(len(ids), dtype=bool)
         if not self._judged:
             plain: Any = slice(None)
