@@ -24,7 +24,7 @@ class Mix(Settings):
 
     A mixed view has no label of its own: the teacher's answer to it counts
     (``Sampling(label_free=True)``), and it is counted for the sample whose view it is, which is at
-    least half of it. It never puts this sample to sleep: the gate decides by plain views alone.
+    least half of it. It never lets this sample rest: the gate decides by plain views alone.
 
     Attributes:
         name: ``mixup`` (Zhang et al., ICLR 2018) averages two pictures; ``cutmix`` (Yun et al.,

@@ -97,7 +97,11 @@ def teacher_digest(folder):
         ),
         ({"teacher.policy": {"name": "all"}}, r"teacher\.policy\.name is 'self-regulation' there"),
         ({"teachers": {"loose": {"teacher.policy.confidence": 0.5}}}, "not the recipe's loose"),
-        ({"teachers": {}}, "no teacher to replace"),
+        ({"teachers": {}}, "name one under teachers"),
+        (
+            {"teachers": {}, "student.objective": {"name": "cross-entropy"}},
+            "no teacher to replace",
+        ),
         ({"teacher.weights": "w.safetensors"}, r"pretrained: set teacher\.weights to null"),
     ],
 )
