@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.policies.policy import Ids
 from frugalkd.runtime.draws import hash64, stream, uniform
 from frugalkd.runtime.settings import Settings
-
-Ids = NDArray[np.int64]
 
 _BEGIN, _PARTNER, _SHARE, _TOP, _LEFT = map(stream, ("mixed", "partner", "share", "top", "left"))
 

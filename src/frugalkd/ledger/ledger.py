@@ -51,7 +51,7 @@ class Ledger:
             ``participations`` backward passes whose own verdict failed the gate, or of a view that
             is mixed with another sample, which has no verdict;
             ``forced`` backward passes that were not the gate's choice;
-            ``confidence`` the last top softmax probability (NaN: never visited);
+            ``confidence`` the last top softmax probability (NaN: never judged);
             ``loss`` the objective's last training value, unweighted (NaN: never trained on);
             ``flags`` bit 0 the last verdict was correct, bit 1 it came from a screening, bit 2 the
             given label had the largest logit (with training dynamics);

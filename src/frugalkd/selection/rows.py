@@ -289,19 +289,16 @@ class Reader:
         """The view in which each sample is used now, or the next ``plain`` one."""
         views = self._ledger.views(ids, self._position.epoch)
         limit = None if self.targets is None else self.targets.views
-        if limit is not None:
-            views %= limit
-        for _ in range(_MOST_MIXED if plain else 0):
-            if not (mixed := self.mixed(ids, views)).any():
+        mixed = np.zeros(len(ids), dtype=bool)
+        for _ in range(_MOST_MIXED):
+            views = views if limit is None else views % limit
+            if not plain or not (mixed := self.mixed(ids, views)).any():
                 return views
             views = views + mixed
-            views = views if limit is None else views % limit
-        if plain and (mixed := self.mixed(ids, views)).any():
-            raise DataError(
-                f"sample {ids[mixed][0]} has {_MOST_MIXED} views in a row that are mixed with "
-                "others, and the gate needs a plain one: mix a smaller part"
-            )
-        return views
+        raise DataError(
+            f"sample {ids[mixed][0]} has {_MOST_MIXED} views in a row that are mixed with others, "
+            "and the gate needs a plain one: mix a smaller part"
+        )
 
     @property
     def mixes(self) -> bool:
