@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Language models: benchmarks/language/run.sh encodings|parts|cut|smollm2 OUT [OPTIONS of compare]
+# Language models: benchmarks/language/run.sh encodings|draws|parts|fixed|cut|smollm2 OUT [OPTIONS of compare]
 # Runs are compared by entropy saved, 1 - cross-entropy / log(4096): a perplexity that is 1 % higher is 0.12 points of it lower.
 # Claims were declared here before the first of these runs.
 set -euo pipefail
@@ -11,6 +11,14 @@ case $1 in
     exec frugalkd compare "$recipe" --seeds 10 --margin 0.12 --out "$2" \
       --arms live,head+tail-64,head+tail-32,head+tail-64x4,top-k+tail-64,top-k-64,sampled-64,labels \
       --claim "head+tail-64 >= live" --claim "head+tail-32 >= live" --claim "head+tail-64 > labels" "${@:3}" ;;
+  # 64 bytes a token, three seeds and no claim: draws that the epochs share, four independent ones, and what is not unbiased.
+  draws)
+    exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" \
+      --arms head+tail-64,head+tail-64x4,sampled-64,top-k+tail-64,top-k-64 "${@:3}" ;;
+  # A random half of the positions, three seeds and no claim: the same one in every epoch, or another. Both have the teacher of
+  # a folder, --teacher OUT of 'draws' or 'parts', since the setting of the first is one of the data.
+  fixed)
+    exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" --arms head+tail-64,positions-0.5,fixed-0.5 "${@:3}" ;;
   # A half and a quarter of the tokens, three seeds and no claim: random positions, random blocks, the blocks of the
   # largest loss, fewer epochs. If random blocks or fewer epochs are level with the gate, it stays off by default.
   parts)

@@ -48,7 +48,8 @@ def load_corpus(
         tokenizer: of transformers: a folder, a name on the hub, or a ``.gguf`` file.
         test: the fraction of the documents (of a single text: its end) that is held out; or
             another file or folder; or a split of a data set of Hugging Face.
-        split, length, packing, positions: as of :func:`tokenize_corpus`.
+        split, length, packing: as of :func:`tokenize_corpus`.
+        positions: the same, of the training data; all that is held out is measured.
 
     Raises:
         DataError, ModelError, SettingError: as of :func:`tokenize_corpus`, and there is no such
@@ -67,11 +68,12 @@ def load_corpus(
     made = load_tokenizer(tokenizer)
     first, second = (
         tokenize_corpus(
-            source, made, length=length, packing=packing, positions=positions, split=name, part=part
+            source, made, length=length, packing=packing, positions=kept, split=name, part=part
         )
-        for source, name, part in (own, other)
+        for (source, name, part), kept in ((own, positions), (other, 1.0))
     )
-    if first.digest() == second.digest():
+    same_documents = first.about | {"positions": ""} == second.about | {"positions": ""}
+    if same_documents or first.digest() == second.digest():
         raise DataError(f"{path} is both to train on and held out: name another test")
     return first, second
 
@@ -87,7 +89,7 @@ def load_tiny(
 
     Args:
         tokenizer: as of :func:`load_corpus`; default :func:`tiny_tokenizer`.
-        length, positions: as of :func:`tokenize_corpus`.
+        length, positions: as of :func:`load_corpus`.
 
     Raises:
         DataError, ModelError, SettingError: as of :func:`load_corpus`.
@@ -95,7 +97,8 @@ def load_tiny(
     check_types(tokenizer=(tokenizer, str))
     made = load_tokenizer(tokenizer) if tokenizer else tiny_tokenizer()
     first, second = (
-        tokenize_corpus([text], made, length=length, positions=positions) for text in tiny_splits()
+        tokenize_corpus([text], made, length=length, positions=kept)
+        for text, kept in zip(tiny_splits(), (positions, 1.0), strict=True)
     )
     return first, second
 

@@ -371,10 +371,22 @@ def test_what_is_refused_is_refused_before_the_teacher_runs(path, teacher, tmp_p
     assert not list(teacher.glob("targets-*"))
 
 
-def test_text_to_train_on_is_not_held_out(path, folder):
-    recipe = load_recipe(path, [f"data.options.test={folder}/text.jsonl"])
+@pytest.mark.parametrize("positions", [1, 0.5])
+def test_text_to_train_on_is_not_held_out(path, folder, positions):
+    settings = [
+        f"data.options.{each}" for each in (f"test={folder}/text.jsonl", f"positions={positions}")
+    ]
+    recipe = load_recipe(path, settings)
     with pytest.raises(DataError, match="is both to train on and held out"):
         blocks_of(recipe)
+
+
+def test_of_what_is_held_out_every_position_is_measured(path):
+    whole, half = (
+        blocks_of(load_recipe(path, [f"data.options.positions={part}"])) for part in (1, 0.5)
+    )
+    assert half.train.rows < 0.7 * whole.train.rows
+    assert half.eval_dataset.digest() == whole.eval_dataset.digest()
 
 
 def test_other_weights_at_a_path_are_another_run(path, teacher, tmp_path):
