@@ -4,7 +4,8 @@
 # TASK: embeddings of texts, {banking77,trec6}-encoder (2 layers of MiniLM) or {banking77,trec6}-table (a table of its token
 # embeddings); diamonds, regression; packages, several labels.
 # WHAT: tune, the gate's confidence, on validation data, one seed; arms, with the controls random, permuted and short at equal
-# samples and at equal cost (--seeds 10 for an arm in a bar); rivals, other policies at a half.
+# samples and at equal cost (--seeds 10 for an arm in a bar); rivals, other policies at a half; thresholds, a score or half the
+# median of the last distances, on validation data, two seeds (of all but packages).
 set -euo pipefail
 what=$1 task=$2 out=$3 here=$(dirname "$0")
 recipe=$here/$task.yaml confidence=0.9 tried="0.7 0.8 0.9 0.95" validation=1000 source="" gate=early set=()
@@ -29,6 +30,9 @@ controls() { # of an arm
 arm early "$confidence" least-confident
 arm drawn "$confidence" random
 case $what in
+  thresholds)
+    exec python -m benchmarks.outputs.thresholds "$recipe" "$out" "${set[@]}" --set "student.mode=regulated" \
+      --set "student.regulation={$source max_skip: 4}" --set "data.validation=$validation" "${@:4}" ;;
   tune)
     arms=vanilla,random@0.5
     for each in $tried; do
