@@ -75,7 +75,7 @@ def run(
 
     teacher = shared / "teacher" if recipe.teacher.weights is None else None
     with mock.patch.object(execute, "sampling_of", sampling):
-        results = execute.distill(recipe, out, teacher=teacher, stores=shared)
+        results = execute.distill(recipe, out, teacher=teacher, stores=shared, resume=True)
     measured = results["evaluation"]
     error = measured.get("rmse", measured.get("mean_cosine_distance"))
     return {"error": error, "cost": results["cost"]["epochs"]}
