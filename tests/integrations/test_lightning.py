@@ -34,6 +34,7 @@ from frugalkd.errors import (
     NonFiniteLoss,
     RunFolderError,
     SelectionMisuse,
+    SettingError,
     TargetsError,
     UnsupportedData,
 )
@@ -448,6 +449,14 @@ def test_a_store_of_views_says_that_it_keeps_one(tmp_path):
     given = FrugalLoader(Shifted(*data().tensors), batch_size=BATCH, seed=SEED)
     with pytest.warns(FrugalKDWarning, match="keeps one view of each sample"):
         fit(tmp_path, frugal, given=given, max_epochs=1)
+
+
+@pytest.mark.parametrize("objective", [None, CrossEntropy()])
+def test_a_store_that_nothing_would_fill_is_refused(tmp_path, objective):
+    teacher = None if objective is None else net(1)
+    frugal = FrugalCallback(teacher=teacher, objective=objective, store=tmp_path / "store")
+    with pytest.raises(SettingError, match="none runs here"):
+        fit(tmp_path, frugal, max_epochs=1)
 
 
 class Sample(torch.utils.data.Dataset):

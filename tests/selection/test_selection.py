@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -826,6 +827,25 @@ def test_what_lacks_the_columns_of_training_dynamics_is_refused():
     for one, other in ((plain, full), (full, plain)):
         with pytest.raises(SelectionMisuse, match=r"other ledger columns \(counted.*dynamics"):
             one.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sampling": Sampling(policy=All())}, "policy"),
+        ({"sampling": Sampling(mode="regulated", cost=0.25)}, "epochs (or cost)"),
+        ({"epochs": 3}, "epochs (or cost)"),
+        ({"sampling": Sampling(mode="regulated", cost=0.5, class_weights=(1.0, 2.0))}, "weights"),
+    ],
+)
+def test_a_state_resumes_the_same_choice_of_samples(change, named):
+    data = Pairs(torch.randn(8, 2), torch.arange(8) % 2)
+    same = {"epochs": 4, "batch_size": 4, "sampling": Sampling(mode="regulated", cost=0.5)}
+    model = nn.Linear(2, 2)
+    state = Selection(data, model=model, **same).state_dict()
+    Selection(data, model=model, **same).load_state_dict(state)
+    with pytest.raises(SelectionMisuse, match=rf"with another .*{re.escape(named)}.*: give"):
+        Selection(data, model=model, **same | change).load_state_dict(state)
 
 
 class Half(ModelTeacher):

@@ -142,7 +142,7 @@ class Ranks:
 
     def check_same(self, what: str, *arrays: NDArray) -> None:
         """Raises RankError unless ``arrays`` are the same on every rank."""
-        self.check_same_inputs(lambda: {what: [_text(array) for array in arrays]})
+        self.check_same_inputs(lambda: {what: [text_of(array) for array in arrays]})
 
     def check_same_inputs(self, describe: Callable[[], Mapping[str, object]]) -> None:
         """Raises RankError, naming what differs, unless ``describe`` returns the same on every
@@ -150,7 +150,7 @@ class Ranks:
         if self.alone:
             return
         everyone: list[Any] = [None] * self.world
-        mine = {name: _text(value) for name, value in describe().items()}
+        mine = {name: text_of(value) for name, value in describe().items()}
         with _exchange():
             distributed.all_gather_object(everyone, mine, group=self._group)
         for other, values in enumerate(everyone):
@@ -300,7 +300,8 @@ class Agreed:
         return before() > 0
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """What ``value`` is, the same in another process: of arrays a digest."""
     if isinstance(value, Tensor):  # its own text leaves values out
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from frugalkd.data import Augmentation, Pictures, Samples
 from frugalkd.data.source import is_view_indexed
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import FrugalKDWarning, RankError, RunFolderError, SelectionMisuse
+from frugalkd.errors import (
+    FrugalKDWarning,
+    RankError,
+    RunFolderError,
+    SelectionMisuse,
+    SettingError,
+)
 from frugalkd.files import StrPath
 from frugalkd.language.corpus import Corpus
 from frugalkd.ledger.ledger import Ledger
@@ -30,6 +36,11 @@ from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.encodings import encoding_for
 from frugalkd.training.api import check_soft_targets, learned
 from frugalkd.training.checkpoints import check_same_training, describe_choice
+
+IDLE_STORE = (
+    "store keeps what a live teacher gives, and none runs here: pass a model as teacher=, or leave "
+    "store out"
+)
 
 
 class Frugal:
@@ -57,6 +68,9 @@ class Frugal:
         """Check the teacher against the model to train."""
         self.teacher = teacher
         self.objective = self.objective or (None if teacher is None else KD())
+        reads = self.objective is not None and self.objective.needs_targets
+        if self._store is not None and not (reads and isinstance(teacher, nn.Module)):
+            raise SettingError(IDLE_STORE)
         known = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
         check_types(teacher=(known, nn.Module | Targets | None))
         for each in () if known is None else known.live_teachers.values():

@@ -52,6 +52,7 @@ from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.integrations._frugal import (
+    IDLE_STORE,
     Frugal,
     PlannedEpochs,
     full_epoch,
@@ -272,7 +273,7 @@ class FrugalMixin(Frugal, _Trainer):
         self.teacher = token_targets(teacher, corpus, tokenizer, student=model, precision=precision)
         if self._store is not None:
             if not isinstance(self.teacher, LiveTokens):
-                raise SettingError("store keeps the outputs of a teacher that runs: give teacher=")
+                raise SettingError(IDLE_STORE)
             kept = HeadAndTail()
         check_token_objective(objective, kept or self.teacher)
         # The student's tokenizer, where the trainer knows it.

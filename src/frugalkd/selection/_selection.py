@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from frugalkd.data.batches import call, inputs_of, refuse_not_finite
 from frugalkd.data.probe import digests_kept
 from frugalkd.data.source import bucketed, by_length, check_map_style, lengths_of
-from frugalkd.distributed.ranks import Ranks
+from frugalkd.distributed.ranks import Ranks, text_of
 from frugalkd.errors import (
     FrugalKDWarning,
     RankError,
@@ -352,6 +352,7 @@ class Selection:
             "epoch": coming,
             "world": self.ranks.world,
             "seed": self.seed,
+            "choice": self._choice(),
             "epochs": self.ledger.epochs,
             "spent": spent,
             "screened": self._screened,
@@ -367,8 +368,8 @@ class Selection:
         With another number of ranks the ledger is kept, and the batches differ: a FrugalKDWarning.
 
         Raises:
-            SelectionMisuse: the state is of another seed, another number of samples, or of a
-                ledger with other columns.
+            SelectionMisuse: the state is of another seed, another number of samples or of epochs,
+                another policy, cost or weights, or of a ledger with other columns.
         """
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
@@ -377,6 +378,12 @@ class Selection:
             raise SelectionMisuse(
                 f"this state belongs to a selection with other ledger columns ({few(other)}): give "
                 "the same policy and the same Sampling.dynamics"
+            )
+        ours = self._choice()
+        if other := few([name for name in ours if state.get("choice", ours)[name] != ours[name]]):
+            raise SelectionMisuse(
+                f"this state belongs to a selection with another {other}: give what it was made "
+                "with"
             )
         world = state["world"]
         if world != self.ranks.world and self.ranks.first:
@@ -394,6 +401,14 @@ class Selection:
         self.ledger.reference = {name: part.numpy() for name, part in reference.items()}
         self._spent, self._screened = state["spent"], state.get("screened", 0)
         self._under_way = state["under_way"]
+
+    def _choice(self) -> dict[str, str]:
+        """What decides the plans, by name."""
+        return {
+            "policy": text_of(self.policy),
+            "epochs (or cost)": text_of(self.epochs),
+            "weights": text_of(self.weights),
+        }
 
     def _complete_truth(self) -> None:
         """Query the teacher about all samples, where a ceiling needs it and nothing is known."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import random
-import re
 import time
 import warnings
 from dataclasses import asdict
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.distributed.ranks import Agreed, Ranks
+from frugalkd.distributed.ranks import Agreed, Ranks, text_of
 from frugalkd.errors import FrugalKDWarning, RunFolderError, few
 from frugalkd.files import StrPath
 from frugalkd.files.opening import list_folder, named, remove
@@ -140,7 +139,7 @@ def describe_choice(
         kind = np.float32 if name == "weights" else np.float64
         values = None if given is None else np.ascontiguousarray(given, dtype=kind)
         about[name] = "none" if values is None else hashlib.sha256(values.tobytes()).hexdigest()
-    return _without_addresses(about)
+    return {name: text_of(text) for name, text in about.items()}
 
 
 def describe_training(model: nn.Module, training: Training, **choice: Any) -> dict[str, str]:
@@ -149,11 +148,7 @@ def describe_training(model: nn.Module, training: Training, **choice: Any) -> di
     own = {"model": build_digest(model)}
     settings = asdict(training)
     own |= {f"training.{key}": str(settings[key]) for key in settings if key not in IDLE}
-    return describe_choice(**choice) | _without_addresses(own)
-
-
-def _without_addresses(about: dict[str, str]) -> dict[str, str]:
-    return {name: re.sub(r" at 0x[0-9a-f]+", "", text) for name, text in about.items()}
+    return describe_choice(**choice) | {name: text_of(text) for name, text in own.items()}
 
 
 def check_same_training(kept: dict[str, Any], about: dict[str, str]) -> None:

@@ -58,6 +58,12 @@ def warned(result, word):
     return any(word in line for line in result["warnings"])
 
 
+@pytest.mark.heavy
+def test_class_weights_are_said_to_be_left_out():
+    weighed = load_recipe("digits", [*FEW, "student.class_weights=balanced"])
+    assert warned(estimate(weighed, seconds=SHORT), "class_weights")
+
+
 def test_an_estimate_is_json(known):
     assert json.loads(json.dumps(known, allow_nan=False))["samples"] == 300
 

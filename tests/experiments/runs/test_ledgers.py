@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.experiments.runs.ledgers import FASTEST, HEAD, REACH, _rate
+from frugalkd.experiments.runs.ledgers import FASTEST, HEAD, REACH, _rate, make_ledger
 from frugalkd.ledger.ledger import Ledger
 
 SHORT = ("--set", "teacher.training.epochs=12", "--set", "student.training.epochs=4")
@@ -53,6 +53,9 @@ def test_a_heads_ledger_ranks_samples_like_a_full_trainings(cli, teachers, tmp_p
         out / "ledger.safetensors"
     ).read_bytes()
     assert (teachers / "conventional" / "teacher.safetensors").read_bytes() == weights
+    recipe = load_recipe("digits", [f"teacher.class_weights={[9, *[1] * 9]}"])
+    make_ledger(recipe, tmp_path / "weighed", teacher=teachers / "conventional")
+    assert (Ledger.load(tmp_path / "weighed")["loss"] != made["loss"]).any()
 
 
 @pytest.mark.heavy

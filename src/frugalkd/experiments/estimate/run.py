@@ -109,6 +109,10 @@ class _Estimate:
             made = make_model(recipe.teacher.model, self.data, recipe.seed).eval()
         self.live = live_teacher(recipe, made.to(self.device), teacher)
         self.weights, self.recorded = None, None
+        if role.class_weights is not None:
+            self.warnings.append(
+                "class_weights are not estimated: in the miniatures every sample weighs the same"
+            )
         if teacher is not None and (teacher / "ledger.safetensors").is_file():
             self._read(teacher)
         self.student = Trainee(recipe, role, self.data, self._gate())

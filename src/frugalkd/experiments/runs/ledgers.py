@@ -124,7 +124,9 @@ def make_ledger(
         run = train_head(
             make_teacher(recipe, teacher, data),
             data,
-            sampling=Sampling(policy=gate, dynamics=True),
+            sampling=Sampling(
+                policy=gate, dynamics=True, class_weights=recipe.teacher.class_weights
+            ),
             training=training,
             seed=recipe.seed,
             reset_head=True,
