@@ -368,6 +368,7 @@ def test_what_does_not_fit_is_refused(corpus, teacher, stored, tokenizer, tmp_pa
     rows = [{"text": "a text that is long enough"}]
     other = tokenize_corpus(rows, tokenizer, tmp_path / "other", length=64)
     more = tokenize_corpus(rows, tiny_tokenizer(tiny_splits()[1][:4000], 320), tmp_path / "more")
+    long = tokenize_corpus([tiny_splits()[1][:600]], tokenizer, tmp_path / "long", length=128)
     own = model()
     cases: list[tuple[dict, type[FrugalKDError], str]] = [
         ({"sampling": Sampling(policy=SelfRegulation(ceiling=0.9))}, SelectionMisuse,
@@ -377,11 +378,13 @@ def test_what_does_not_fit_is_refused(corpus, teacher, stored, tokenizer, tmp_pa
         ({"objective": KD()}, TargetsError, "set its temperature to 1, or run the teacher live"),
         ({"objective": JensenShannon(temperature=1.0), "store": "s", "teacher": teacher},
          TargetsError, "fill one by top-k.tail, which is biased, or run"),
-        ({"store": "s"}, SettingError, "store keeps the outputs of a teacher that runs"),
+        ({"store": "s"}, SettingError, "store keeps what a live teacher gives, and none runs"),
         ({"teacher": torch.nn.Linear(2, 2)}, ModelError, "no causal language model"),
         ({"teacher": None, "objective": FORWARD}, TargetsError, "KD needs a teacher"),
         ({"teacher": own, "student": own}, ModelError, "the same object"),
         ({"eval_dataset": [1]}, UnsupportedData, "eval_dataset is a list, and the data"),
+        ({"eval_dataset": more}, UnsupportedData, "has another vocabulary than that in"),
+        ({"eval_dataset": {"a": None, "b": long}}, ModelError, "the model has 64 positions"),
         ({"data_collator": list}, SelectionMisuse, "leave data_collator out"),
         ({"args": {"torch_compile": True}}, SelectionMisuse, "torch_compile and FSDP"),
         ({"corpus": other}, TargetsError, "belong to another corpus"),
@@ -401,7 +404,9 @@ def test_a_live_teacher_serves_every_objective_of_single_tokens(corpus, teacher,
 
 
 @pytest.mark.heavy
-def test_a_table_of_tokens_becomes_a_corpus(corpus, stored, teacher, tokenizer, tmp_path):
+def test_a_table_of_tokens_becomes_a_corpus(
+    corpus, stored, teacher, tokenizer, tmp_path, monkeypatch
+):
     """As TRL's SFTTrainer makes them: input_ids, and labels that are -100 for a prompt."""
     blocks = [corpus[id] for id in range(len(corpus))]
     columns = {name: [block[name].tolist() for block in blocks] for name in ("input_ids", "labels")}
@@ -420,3 +425,24 @@ def test_a_table_of_tokens_becomes_a_corpus(corpus, stored, teacher, tokenizer, 
         trainer(tmp_path / "o", table, teacher=teacher)
     with pytest.raises(UnsupportedData, match="leave packing out"):
         trainer(tmp_path / "o", table.add_column("seq_lengths", [[1]] * 20), **given)
+    monkeypatch.setattr(transformers.TrainingArguments, "packing", True, raising=False)
+    with pytest.raises(UnsupportedData, match="leave packing out"):  # without that column
+        trainer(tmp_path / "o", table, **given)
+
+
+def test_a_table_is_evaluated_as_it_is_trained_on(corpus, stored, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUGALKD_CACHE", str(tmp_path / "cache"))
+    blocks = [corpus[id] for id in range(len(corpus))]
+    table = datasets.Dataset.from_dict(
+        {name: [block[name].tolist() for block in blocks] for name in ("input_ids", "labels")}
+    )
+    made = trainer(
+        tmp_path, corpus, teacher=stored, processing_class=tokenizer, eval_dataset=corpus
+    )
+    own = made.evaluate()["eval_loss"]
+    assert made.evaluate(table)["eval_loss"] == own
+    assert made.evaluate({"a": table})["eval_a_loss"] == own
+    assert made.predict(table, metric_key_prefix="eval").metrics["eval_loss"] == own
+    for wrong in ([1], datasets.Dataset.from_dict({"text": ["a"]})):
+        with pytest.raises(UnsupportedData, match="make a Corpus of it"):
+            made.evaluate(wrong)

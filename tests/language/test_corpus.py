@@ -20,6 +20,7 @@ from frugalkd.errors import DataError, SettingError
 from frugalkd.files import headers
 from frugalkd.language import corpus as corpus_module
 from frugalkd.language.corpus import Corpus, _blocks, tokenize_corpus
+from frugalkd.language.documents import Part
 from frugalkd.teachers.live import describe
 from memory_of import peak_of
 
@@ -162,6 +163,14 @@ def test_each_visit_learns_another_part_of_the_rows(corpus, part):
     drawn.verify()
 
 
+def test_a_part_of_the_documents_is_not_all_of_them(tmp_path, tokenizer):
+    for first, second in ((None, Part(0.5, True)), (Part(0.5, True), None)):
+        there = tmp_path / str(first)
+        tokenize_corpus(tokens_of(*[3] * 9), tokenizer, there, length=8, part=first)
+        with pytest.raises(DataError, match="holds tokens of another documents"):
+            tokenize_corpus(tokens_of(*[3] * 9), tokenizer, there, length=8, part=second)
+
+
 @pytest.mark.parametrize("part", [0.0, 1.1, "a half"])
 def test_an_impossible_part_of_the_rows_is_refused(corpus, part):
     with pytest.raises(SettingError):
@@ -197,8 +206,10 @@ def test_a_killed_tokenisation_starts_again(tmp_path, tokenizer, monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "given", "says"),
     [
-        ([], {}, "the corpus is empty: no document has a token"),
+        ([], {}, "the corpus is empty: no document has a token: give more text"),
         ([""], {}, "the corpus is empty"),
+        ([{"text": "a"}] * 2, {"part": Part(0.001, True)}, "part that is held out: no document"),
+        ([{"text": ""}, *tokens_of(2, 9)], {"packing": "padded"}, "document 2 has 9 tokens"),
         ([{"input_ids": [4]}], {}, "no position carries a loss"),
         (
             [{"input_ids": [4, 300]}],

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from frugalkd.errors import DataError
 from frugalkd.language.documents import Part, Renderer, cut_text, read_rows, tokenizer_digest
@@ -82,6 +85,44 @@ def test_tokens_are_kept_with_their_labels(tokenizer):
     assert plain.loss.all()
 
 
+@pytest.mark.parametrize(
+    ("columns", "kept", "loss"),
+    [
+        ({"attention_mask": [0, 1, 1, 1]}, [6, 7, 8], [1, 1, 1]),
+        ({"attention_mask": [1, 1, 1, 0], "labels": [-100, 6, 7, 8]}, [5, 6, 7], [0, 1, 1]),
+        ({"completion_mask": [0, 1, 1, 1], "assistant_masks": [1, 1, 0, 1]}, None, [0, 1, 0, 1]),
+        ({"completion_mask": [0, 0, 0, 1], "labels": [-100, 6, 7, 8]}, None, [0, 1, 1, 1]),
+    ],
+)
+def test_padding_is_left_out_and_masks_decide(tokenizer, columns, kept, loss):
+    (document,) = rendered(tokenizer, {"input_ids": [5, 6, 7, 8], **columns})
+    assert document.ids.tolist() == (kept or [5, 6, 7, 8])
+    assert document.loss.tolist() == [bool(each) for each in loss]
+
+
+@pytest.mark.parametrize("mark", ["{% {} %}", "{%- {} -%}", "{%{}%}", "{%+  {}  %}"])
+def test_marks_of_a_template_decide_however_they_are_spaced(tokenizer, mark):
+    spaced = MARKED
+    for word in ("endgeneration", "generation"):
+        spaced = re.sub(rf"{{%-? *{word} *-?%}}", mark.replace("{}", word), spaced)
+    chat = with_template(tokenizer, spaced)
+    (document,) = rendered(chat, {"messages": CHAT[1:]})
+    assert learned(chat, document) == learned(
+        tokenizer, rendered(with_template(tokenizer, MARKED), {"messages": CHAT[1:]})[0]
+    )
+
+
+def test_an_end_token_that_a_tokenizer_adds_is_no_second_one(tokenizer):
+    adding = copy.deepcopy(tokenizer)
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, tokenizer.eos_token_id)]
+    )
+    for row in ({"text": "a"}, {"text": f"a{END}"}, {"prompt": "a", "completion": "b"}):
+        (own,), (plain,) = rendered(adding, row), rendered(tokenizer, row)
+        assert own.ids.tolist() == plain.ids.tolist()
+        assert own.loss.tolist() == plain.loss.tolist()
+
+
 HIDDEN = "{% for m in messages %}[{{ loop.revindex }}{{ m.role }}]{{ m.content }}{% endfor %}"
 UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
 
@@ -93,8 +134,11 @@ UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
         ({"messages": CHAT}, None, "no chat template"),
         ({"messages": CHAT}, UNMARKED, "the chat template marks no token of the assistant"),
         ({"messages": CHAT}, HIDDEN, "writes the turns before turn 1 in another way"),
-        ({"messages": [{"role": "assistant"}]}, "{{ raise_exception('no!') }}", "tokenised .*no!"),
-        ({"input_ids": [1, 2], "labels": [-100, -100]}, None, "all labels are -100"),
+        ({"messages": CHAT[:2]}, "{{ raise_exception('no!') }}", "tokenised .*no!"),
+        ({"messages": CHAT[1:]}, PLAIN, "the conversation begins with the assistant"),
+        ({"input_ids": [1, 2], "labels": [-100, -100]}, None, "nothing of it is learned"),
+        ({"input_ids": [1, 2], "completion_mask": [0, 0]}, None, "nothing of it is learned"),
+        ({"input_ids": [1, 2], "attention_mask": [1]}, None, r"attention_mask int64 \(1,\)"),
         ({"input_ids": [1, 2], "labels": [-100, 1]}, None, "give them unshifted"),
         ({"input_ids": [1, 2], "labels": [1]}, None, "one for each token"),
         ({"input_ids": [0.5, 2.0]}, None, "whole numbers are needed"),
@@ -106,6 +150,16 @@ UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
 def test_bad_rows_are_refused(tokenizer, row, template, says):
     with pytest.raises(DataError, match=rf"^document 1(?!.*\n).*{says}"):
         rendered(with_template(tokenizer, template), {"text": "a"}, row)
+
+
+def test_a_row_has_its_own_number(tokenizer):
+    rows = [{"text": ""}, *({"text": str(number)} for number in range(30))]
+    found = list(Renderer(tokenizer).documents(Part(0.3, held_out=True).of(rows)))
+    assert 3 < len(found) < 20
+    for document in found:
+        assert tokenizer.decode(document.ids) == f"{document.number - 1}{END}"
+    with pytest.raises(DataError, match=r"^document 30: it has label"):
+        list(Renderer(tokenizer).documents([None] * 30 + [{"label": 3}]))
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(tokenizer):
@@ -151,6 +205,22 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, says):
         list(read_rows(tmp_path / name)[0])
 
 
+@pytest.mark.parametrize("other", ["a.parquet", "a.jsonl"])
+def test_a_folder_of_two_kinds_of_files_is_refused(tmp_path, other):
+    for name in ("README.txt", other):
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=rf"\{Path(other).suffix} and \.txt files: name one"):
+        read_rows(tmp_path)
+
+
+def test_rows_of_long_arrays_have_digests_of_their_own():
+    rows = np.arange(5000)
+    other = rows.copy()
+    other[2000:3000] = 7
+    digests = {read_rows([{"input_ids": each}])[1] for each in (rows, other, rows.tolist())}
+    assert len(digests) == 2
+
+
 def test_another_split_is_refused(tmp_path):
     Dataset.from_list([{"text": "a"}]).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no split 'tets'"):
@@ -163,6 +233,9 @@ def test_digests_name_what_differs(tokenizer):
     assert [name for name in own if own[name] != chat[name]] == ["chat template"]
     other = tokenizer_digest(tiny_tokenizer("other words, other words", 300))
     assert {name for name in own if own[name] != other[name]} == {"vocabulary", "tokenizer"}
+    used = copy.deepcopy(tokenizer)
+    used(["a b c"], truncation=True, max_length=8, padding=True)
+    assert tokenizer_digest(used) == own
     endless = copy.deepcopy(tokenizer)
     endless.pad_token = "a"
     found = tokenizer_digest(endless)
@@ -174,20 +247,23 @@ def test_digests_name_what_differs(tokenizer):
 def test_a_document_is_trained_on_or_held_out(rows, fraction):
     documents = [{"text": str(number)} for number in range(rows)]
     own, other = (list(Part(fraction, held).of(documents)) for held in (False, True))
-    assert sorted([*own, *other], key=lambda row: int(row["text"])) == documents
+    assert [one or two for one, two in zip(own, other, strict=True)] == documents
+    assert not any(one and two for one, two in zip(own, other, strict=True))
     more = [*documents, {"text": "one more"}]
-    assert list(Part(fraction, False).of(more))[: len(own)] == own  # the others stay where they are
+    assert list(Part(fraction, False).of(more))[:rows] == own  # the others stay where they are
 
 
 @given(st.text("ab\n", max_size=60), st.floats(0.01, 0.99))
 def test_a_single_text_is_cut_once(text, fraction):
     first, second = cut_text(text, fraction)
     assert first + second == text
-    assert first.endswith("\n\n") or len(first) == round(len(text) * (1 - fraction))
+    about = round(len(text) * (1 - fraction))
+    assert len(first) == about or first.endswith("\n\n")
+    assert len(second) <= 2 * (len(text) - about)
     parts = [list(Part(fraction, held).of([{"text": text}])) for held in (False, True)]
     assert parts == [[{"text": first}], [{"text": second}]]
 
 
 def test_about_a_fraction_is_held_out():
     documents = [{"text": str(number)} for number in range(2000)]
-    assert 350 < len(list(Part(0.2, True).of(documents))) < 450
+    assert 350 < sum(row is not None for row in Part(0.2, True).of(documents)) < 450

@@ -13,6 +13,7 @@ from language_cases import TEXTS
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 from transformers import (
+    AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -23,7 +24,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from frugalkd.errors import ModelError, SettingError, TargetsError
+from frugalkd.errors import FrugalKDWarning, ModelError, SettingError, TargetsError
 from frugalkd.language.corpus import tokenize_corpus
 from frugalkd.language.models import CausalModel, check_tokenizers, cut_layers, load_causal
 from frugalkd.language.tiny import tiny_model, tiny_tokenizer
@@ -161,6 +162,21 @@ def test_long_blocks_and_other_vocabularies_are_refused(corpus, teacher, tokeniz
     other = tiny_tokenizer("other words, other words", 300)
     with pytest.raises(TargetsError, match="has another vocabulary than"):
         CausalModel(teacher, 300).check(corpus, other)
+
+
+def test_another_tokenizer_beside_a_model_is_a_warning(corpus, teacher, tokenizer, tmp_path):
+    other = tiny_tokenizer("other words, other words", 300)
+    for name, beside in (("none", None), ("same", tokenizer), ("other", other)):
+        teacher.save_pretrained(tmp_path / name)
+        if beside is not None:
+            beside.save_pretrained(tmp_path / name)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        if beside is not other:
+            CausalModel(model, 300).check(corpus)
+            continue
+        with pytest.warns(FrugalKDWarning, match="other, from which the model was loaded, has"):
+            CausalModel(model, 300).check(corpus)
+        CausalModel(model, 300).check(corpus, tokenizer)  # which the user says is its own
 
 
 def test_tokenizers_are_compared_token_by_token(tokenizer):

@@ -58,6 +58,19 @@ def test_how_many_tokens_a_record_holds():
     assert SampledTokens().count(49_152) == 30
 
 
+@pytest.mark.parametrize("size", [770, 774, 775, 776, 1024, 4096])
+def test_a_head_of_more_than_255_tokens_is_as_exact(size):
+    logits = torch.zeros(1, 4096)
+    logits[0, :330] = 12 - torch.arange(330) * 0.02
+    encoding = HeadAndTail(size)
+    records, sparse = through(encoding, logits)
+    assert size - 3 <= records.dtype.itemsize <= size
+    p = torch.softmax(logits.double(), dim=1)[0]
+    kept = sparse.weights[0].double()
+    first = min(encoding.count(4096), 330) - 100  # the last ones may weigh tau
+    torch.testing.assert_close(kept[:first], p[sparse.classes[0, :first]], rtol=0.15, atol=0)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     name=st.sampled_from(sorted(TOKEN_ENCODINGS)), seed=st.integers(0, 2**32),

@@ -22,6 +22,7 @@ from frugalkd import (
 )
 from frugalkd.errors import (
     FrugalKDError,
+    ModelError,
     NonFiniteLoss,
     SelectionMisuse,
     SettingError,
@@ -43,6 +44,7 @@ from frugalkd.language.criterion import TokenCriterion
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import POLICIES, Sampling, SelfRegulation
 from frugalkd.selection.inputs import why_not_for
+from frugalkd.training.trainer import Trainer
 from toys import same_columns
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
@@ -300,12 +302,16 @@ def test_a_teacher_whose_outputs_are_bad_is_named(corpus):
         distill(model(), corpus, teacher=bad, training=Training(epochs=1), device="cpu")
 
 
-def test_what_does_not_fit_is_refused(corpus, stored):
+def test_what_does_not_fit_is_refused(corpus, stored, tmp_path, monkeypatch):
+    tokenizer = tiny_tokenizer(tiny_splits()[1][:4000], 300)
+    long = tokenize_corpus([tiny_splits()[1][:600]], tokenizer, tmp_path / "long", length=128)
+    monkeypatch.setattr(Trainer, "fit", None)  # before the training
     cases: list[tuple[dict, type[FrugalKDError], str]] = [
         ({"training": Training(compile=True)}, SettingError, "training.compile is not supported"),
         ({"training": Training(fsdp=True)}, SettingError, "training.fsdp is not supported"),
         ({"collate_fn": list}, SettingError, "leave collate_fn out"),
         ({"eval_dataset": [1]}, UnsupportedData, "eval_dataset is a list"),
+        ({"eval_dataset": long}, ModelError, "the model has 64 positions, and a block"),
         ({"objective": KD()}, TargetsError, "set its temperature to 1"),
         (
             {"sampling": Sampling(regulation=SelfRegulation(ceiling=0.9))},

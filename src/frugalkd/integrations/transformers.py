@@ -237,20 +237,19 @@ class FrugalMixin(Frugal, _Trainer):
         """Of tables with a column ``input_ids``, as TRL's SFTTrainer makes them, for a language
         model: corpora beside the checkpoints."""
         model: Any = self.model
-        if model is None or task_of(model) != CAUSAL:
-            return
-        held_out = self.eval_dataset
-        self.train_dataset = self._as_corpus(self.train_dataset, "train")
-        if isinstance(held_out, dict):
-            self.eval_dataset = {name: self._as_corpus(held_out[name], name) for name in held_out}
-        else:
-            self.eval_dataset = self._as_corpus(held_out, "eval")
+        if model is not None and task_of(model) == CAUSAL:
+            self.train_dataset = self._as_corpus(self.train_dataset, "train")
+            self.eval_dataset = self._as_corpus(self.eval_dataset, "eval")
 
-    def _as_corpus(self, data: Any, name: str) -> Any:
+    def _as_corpus(self, data: Any, name: str | None) -> Any:
+        """``data``, of which tables of tokens become corpora beside the checkpoints; without a
+        ``name``, in this machine's cache."""
+        if isinstance(data, dict):
+            return {each: self._as_corpus(own, name and each) for each, own in data.items()}
         columns = getattr(data, "column_names", None)
         if not isinstance(columns, list) or "input_ids" not in columns or "label" in columns:
             return data  # as it is: rows of tokens with a class are for classifiers
-        if "seq_lengths" in columns:
+        if "seq_lengths" in columns or getattr(self.args, "packing", False):
             raise UnsupportedData(
                 "rows of this data set hold several documents each: leave packing out, or pack "
                 "them by frugalkd.language.tokenize_corpus, and give the Corpus"
@@ -259,7 +258,7 @@ class FrugalMixin(Frugal, _Trainer):
             raise UnsupportedData("the tokenizer of input_ids is not known: pass processing_class=")
         config = getattr(self.model, "config", None)
         longest = getattr(config, "max_position_embeddings", None) or 1 << 20
-        folder = Path(self.args.output_dir or ".") / f"corpus-{name}"
+        folder = name and Path(self.args.output_dir or ".") / f"corpus-{name}"
         return tokenize_corpus(
             data, self.processing_class, folder, length=longest, packing="padded"
         )
@@ -277,7 +276,15 @@ class FrugalMixin(Frugal, _Trainer):
             kept = HeadAndTail()
         check_token_objective(objective, kept or self.teacher)
         # The student's tokenizer, where the trainer knows it.
-        CausalModel(model, corpus.vocabulary).check(corpus, self.processing_class)
+        self._parts = CausalModel(model, corpus.vocabulary)
+        self._parts.check(corpus, self.processing_class)
+        self._check_held_out(self.eval_dataset, corpus)
+
+    def _check_held_out(self, data: Any, corpus: Corpus) -> None:
+        for each in data.values() if isinstance(data, dict) else (data,):
+            check_held_out_corpus(each, corpus)
+            if each is not None:
+                self._parts.check(each)
 
     def _joined(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
         """Padded as the tokenizer pads."""
@@ -337,10 +344,7 @@ class FrugalMixin(Frugal, _Trainer):
 
     def _check_corpus(self, corpus: Corpus) -> None:
         """What a corpus does not go with is refused; its own batches are also the evaluation's."""
-        held_out, args = self.eval_dataset, self.args
-        for each in held_out.values() if isinstance(held_out, dict) else (held_out,):
-            check_held_out_corpus(each)
-        if args.torch_compile or self.is_fsdp_enabled:
+        if self.args.torch_compile or self.is_fsdp_enabled:
             raise SelectionMisuse(
                 "torch_compile and FSDP are not supported for language models: leave them out, and "
                 "start with torchrun (DDP) on several devices"
@@ -586,14 +590,27 @@ class FrugalMixin(Frugal, _Trainer):
             self._state = self._limits = None
             self._close_data()
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, on its own clock."""
         started = time.perf_counter()
         try:
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(self._given(eval_dataset), *args, **kwargs)
         finally:
             if self.selection is not None and self.is_in_train:
                 self._leave_out(time.perf_counter() - started)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own."""
+        return super().predict(self._given(test_dataset), *args, **kwargs)
+
+    def _given(self, data: Any) -> Any:
+        """``data``, to evaluate on, as what the model learns: of a corpus, corpora. A text names
+        some of ``eval_dataset``."""
+        if self._corpus is None or isinstance(data, str | None):
+            return data
+        data = self._as_corpus(data, None)
+        self._check_held_out(data, self._corpus)
+        return data
 
 
 class FrugalTrainer(FrugalMixin, transformers.Trainer):

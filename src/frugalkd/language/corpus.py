@@ -261,7 +261,8 @@ def tokenize_corpus(
     with Lock(folder, wait=True):
         if (folder / FILE).exists():
             found = Corpus(folder)
-            others = sorted(name for name in about if found.about.get(name) != about[name])
+            names = {*about, *found.about}
+            others = sorted(name for name in names if found.about.get(name) != about.get(name))
             if others:
                 raise DataError(
                     f"{folder} holds tokens of another {' and another '.join(others)}: delete it, "
@@ -276,7 +277,9 @@ def tokenize_corpus(
             vocabulary = len(tokenizer)
             ends_of = (tokenizer.pad_token_id, tokenizer.eos_token_id)
             documents = Renderer(tokenizer).documents(rows)
-            ends = _write_tokens(folder, documents, vocabulary, length, packing)
+            what = source if isinstance(source, str | os.PathLike) else "the corpus is empty"
+            what = os.fspath(what) + ("" if part is None else f", {part}")
+            ends = _write_tokens(folder, documents, vocabulary, length, packing, what)
             blocks = _blocks(ends, length) if packing == "packed" else np.asarray(ends)
             header = {
                 "about": about,
@@ -362,9 +365,15 @@ def _save(path: Path, array: NDArray) -> None:
 
 
 def _write_tokens(
-    folder: Path, documents: Iterator[Document], vocabulary: int, length: int, packing: str
+    folder: Path,
+    documents: Iterator[Document],
+    vocabulary: int,
+    length: int,
+    packing: str,
+    what: str,
 ) -> list[int]:
-    """Write tokens and which are learned; returns where each document ends."""
+    """Write tokens and which are learned; returns where each document ends. ``what`` the documents
+    are of, in words."""
     ends: list[int] = []
     kinds = {"tokens": np.dtype(_dtype(vocabulary)), "loss": np.dtype(_TYPES["loss"])}
     files = {name: os.fdopen(open_new(folder / f"{name}.bin"), "r+b") for name in kinds}
@@ -373,19 +382,19 @@ def _write_tokens(
             ids, end = document.ids, ends[-1] if ends else 0
             if not 0 <= ids.min() <= ids.max() < vocabulary:
                 raise DataError(
-                    f"document {len(ends)} has tokens {ids.min()} .. {ids.max()}, and the "
+                    f"document {document.number} has tokens {ids.min()} .. {ids.max()}, and the "
                     f"tokenizer 0 .. {vocabulary - 1}: give the tokenizer that made them"
                 )
             if len(ids) > length and (document.whole or packing == "padded"):
                 raise DataError(
-                    f"document {len(ends)} has {len(ids)} tokens, and a block {length}: raise "
-                    "length, or leave it out"
+                    f"document {document.number} has {len(ids)} tokens, and a block {length}: "
+                    "raise length, or leave it out"
                 )
             for name, values in (("tokens", ids), ("loss", document.loss)):
                 files[name].write(values.astype(kinds[name]).tobytes())
             ends.append(end + len(ids))
         if not ends:
-            raise DataError("the corpus is empty: no document has a token")
+            raise DataError(f"{what}: no document has a token: give more text")
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())

@@ -117,11 +117,16 @@ def token_targets(
     return teacher
 
 
-def check_held_out_corpus(data: object) -> None:
-    """Raises UnsupportedData unless ``data``, to evaluate a language model on, are a Corpus, or
-    None."""
+def check_held_out_corpus(data: object, corpus: Corpus) -> None:
+    """Raises UnsupportedData unless ``data``, to evaluate a language model on that learns
+    ``corpus``, are a Corpus of the same vocabulary, or None."""
     if not isinstance(data, Corpus | None):
         raise UnsupportedData(
             f"eval_dataset is a {type(data).__name__}, and the data are a Corpus: make a Corpus of "
             "it too (frugalkd.language.tokenize_corpus)"
+        )
+    if data is not None and data.about.get("vocabulary") != corpus.about.get("vocabulary"):
+        raise UnsupportedData(
+            f"the held-out text in {data.folder} has another vocabulary than that in "
+            f"{corpus.folder}: tokenise both with one tokenizer"
         )

@@ -1,8 +1,8 @@
 """Documents of text as token ids and the positions that carry a loss.
 
 A document is a row with one of these columns: ``text``; ``prompt`` and ``completion``;
-``messages`` of a chat; or ``input_ids`` (and ``labels``, -100 where there is no loss), which are
-tokens already.
+``messages`` of a chat; or ``input_ids``, which are tokens already: with ``attention_mask``, 0 at
+padding, and with ``labels``, -100 where there is no loss, or masks of TRL.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -33,17 +34,20 @@ from frugalkd.runtime.failures import blame
 _AT_ONCE = 256
 _STREAM = draws.stream("documents that are held out")
 FILES = (".txt", ".jsonl")
+_TABLES = (".parquet", ".arrow")
+_COLUMNS = ("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks")
 
 Row = Mapping[str, Any]
 
 
 class Document(NamedTuple):
     """``ids`` int64 (tokens,); ``loss`` bool (tokens,): whether a token is learned; ``whole``:
-    whether it has to fit in a block, as a conversation has to."""
+    whether it has to fit in a block, as a conversation has to; ``number``: of its row, from 0."""
 
     ids: NDArray[np.int64]
     loss: NDArray[np.bool_]
     whole: bool
+    number: int = 0
 
 
 class Part(NamedTuple):
@@ -54,8 +58,8 @@ class Part(NamedTuple):
     fraction: float
     held_out: bool
 
-    def of(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Those of ``rows``."""
+    def of(self, rows: Iterable[Row]) -> Iterator[Row | None]:
+        """Those of ``rows``, and None in the place of each other one."""
         rest = iter(rows)
         first = list(islice(rest, 2))
         alone = len(first) == 1 and isinstance(first[0], Mapping)
@@ -64,15 +68,18 @@ class Part(NamedTuple):
             yield {"text": cut_text(text, self.fraction)[self.held_out]}
             return
         for number, row in enumerate(chain(first, rest)):
-            if (draws.uniform(0, _STREAM, number)[0] < self.fraction) == self.held_out:
-                yield row
+            own = (draws.uniform(0, _STREAM, number)[0] < self.fraction) == self.held_out
+            yield row if own else None
+
+    def __str__(self) -> str:
+        return f"the part that is {'held out' if self.held_out else 'not held out'}"
 
 
 def cut_text(text: str, fraction: float) -> tuple[str, str]:
     """``text`` without about this last ``fraction`` of it, and that; cut after an empty line where
-    there is one."""
+    there is one that leaves less than twice as much."""
     about = round(len(text) * (1 - fraction))
-    cut = text.rfind("\n\n", 0, about) + 2
+    cut = text.rfind("\n\n", max(0, 2 * about - len(text)), about) + 2
     cut = about if cut == 1 else cut
     return text[:cut], text[cut:]
 
@@ -92,7 +99,7 @@ def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
     if not isinstance(source, str | os.PathLike):
         if isinstance(source, Sequence):
             rows = [{"text": row} if isinstance(row, str) else row for row in source]
-            said = json.dumps(rows, sort_keys=True, default=str)
+            said = json.dumps(rows, sort_keys=True, default=_plain)
             return rows, hashlib.sha256(said.encode()).hexdigest()
         return source, data_digest(source)
     paths = _files_of(source)
@@ -103,6 +110,10 @@ def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
         return rows_of_files(paths), digest
     (table,) = open_tables(os.fspath(source), None, None, [split])
     return table, data_digest(table)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 class Renderer:
@@ -116,10 +127,11 @@ class Renderer:
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
-        self._marks = "generation %}" in str(getattr(tokenizer, "chat_template", None) or "")
+        template = str(getattr(tokenizer, "chat_template", None) or "")
+        self._marks = re.search(r"{%[-+]?\s*generation\s*[-+]?%}", template) is not None
 
-    def documents(self, rows: Iterable[Row]) -> Iterator[Document]:
-        """The documents of ``rows``; empty texts are left out.
+    def documents(self, rows: Iterable[Row | None]) -> Iterator[Document]:
+        """The documents of ``rows`` but None; empty texts are left out.
 
         Raises:
             DataError: a row has none of the columns; the tokenizer has no end token, or no chat
@@ -129,13 +141,17 @@ class Renderer:
         while batch := list(islice(rest, _AT_ONCE)):
             # The library's threads would be more than a run says it has.
             with patch_environment(TOKENIZERS_PARALLELISM="false"):
-                found = [self._numbered(number, row) for number, row in enumerate(batch, place)]
+                found = [
+                    self._numbered(number, row)
+                    for number, row in enumerate(batch, place)
+                    if row is not None
+                ]
             yield from (document for document in found if len(document.ids))
             place += len(batch)
 
     def _numbered(self, number: int, row: Row) -> Document:
         try:
-            return self._document(row)
+            return self._document(row)._replace(number=number)
         except FrugalKDError as error:
             raise type(error)(f"document {number}: {error}") from None
         except Exception as error:  # of the tokenizer, or of a template
@@ -152,7 +168,7 @@ class Renderer:
         if isinstance(prompt, list) and isinstance(completion, list):
             return self._conversation([*prompt, *completion])
         if isinstance(prompt, str) and isinstance(completion, str):
-            first, second = self._ids(prompt), self._ids(completion, special=False)
+            first, second = self._opened(prompt), self._ids(completion, special=False)
             ids = np.array([*first, *second, self._end], np.int64)
             return Document(ids, np.arange(len(ids)) >= len(first), True)
         text = row.get("text")
@@ -161,7 +177,7 @@ class Renderer:
                 f"it has {one_line(', '.join(map(str, row)), 100) or 'no columns'}: a text, prompt "
                 "and completion, messages, or input_ids are needed"
             )
-        ids = np.array([*self._ids(text), self._end] if text else [], np.int64)
+        ids = np.array([*self._opened(text), self._end] if text else [], np.int64)
         return Document(ids, np.ones(len(ids), np.bool_), False)
 
     @property
@@ -170,6 +186,13 @@ class Renderer:
         if end is None:
             raise DataError("the tokenizer has no end token: set its eos_token")
         return end
+
+    def _opened(self, text: str) -> list[int]:
+        """Without the end token that some tokenizers add by themselves."""
+        ids, end = self._ids(text), self._end
+        if ids[-1:] == [end] and ids.count(end) > self._ids(text, special=False).count(end):
+            return ids[:-1]
+        return ids
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
         # Of a long text transformers says that it is longer than the model's positions.
@@ -184,6 +207,12 @@ class Renderer:
         if self._marks:
             ids, loss = self._rendered(messages, mask=True)
         else:
+            if replies[0] == 0:
+                raise DataError(
+                    "the conversation begins with the assistant, and what the chat template writes "
+                    "before it is not known: leave that turn out, or mark the assistant's tokens "
+                    "in the template ({% generation %})"
+                )
             ids, _ = self._rendered(messages)
             loss = np.zeros(len(ids), np.bool_)
             for turn in replies:
@@ -210,8 +239,6 @@ class Renderer:
     def _rendered(
         self, messages: Any, *, mask: bool = False, **options: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        if not messages:
-            return np.array([], np.int64), np.array([], np.bool_)
         found = self._tokenizer.apply_chat_template(
             messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=mask, **options
         )
@@ -225,7 +252,9 @@ def tokenizer_digest(tokenizer: Any) -> dict[str, str]:
     each token; ``tokenizer``, also how a text becomes tokens; and the ``chat template``."""
     known = sorted(vocabulary_of(tokenizer).items())
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = type(tokenizer).__name__ if backend is None else backend.to_str()
+    rules = type(tokenizer).__name__
+    if backend is not None:  # truncation and padding are those of the last call
+        rules = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None})
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     said = {
         "vocabulary": json.dumps(known),
@@ -236,18 +265,26 @@ def tokenizer_digest(tokenizer: Any) -> dict[str, str]:
 
 
 def _tokenised(row: Row) -> Document:
-    ids = np.asarray(row["input_ids"])
-    labels = ids if row.get("labels") is None else np.asarray(row["labels"])
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or labels.shape != ids.shape:
-        raise DataError(
-            f"input_ids are {ids.dtype} {ids.shape} and labels {labels.dtype} {labels.shape}: "
-            "whole numbers are needed, one for each token"
-        )
-    loss = labels != IGNORED
-    if (labels != ids)[loss].any():
+    """Padding is left out; without ``labels`` masks decide what is learned, as in TRL."""
+    given = [None if row.get(name) is None else np.asarray(row[name]) for name in _COLUMNS]
+    ids, labels, attended, *masks = given
+    assert ids is not None, "there is a column input_ids"
+    shaped = all(each is None or each.shape == ids.shape for each in given)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not shaped:
+        columns = zip(_COLUMNS, given, strict=True)
+        shapes = (f"{name} {each.dtype} {each.shape}" for name, each in columns if each is not None)
+        raise DataError(f"{', '.join(shapes)}: whole numbers are needed, one for each token")
+    loss = np.ones(len(ids), np.bool_) if labels is None else labels != IGNORED
+    if labels is None:
+        for mask in masks:
+            loss &= True if mask is None else mask != 0
+    if attended is not None:
+        ids, loss = ids[attended != 0], loss[attended != 0]
+        labels = None if labels is None else labels[attended != 0]
+    if labels is not None and (labels != ids)[loss].any():
         raise DataError("labels differ from input_ids where they are not -100: give them unshifted")
     if len(ids) and not loss.any():
-        raise DataError("all labels are -100, so nothing is learned: leave it out")
+        raise DataError("by its labels or masks nothing of it is learned: leave it out")
     return Document(ids.astype(np.int64), loss, not loss.all())
 
 
@@ -258,7 +295,13 @@ def _files_of(source: StrPath) -> list[Path]:
         if place.is_file() and place.suffix in FILES:
             return [place]
         if place.is_dir():
-            return sorted(path for path in place.iterdir() if path.suffix in FILES)
+            found = sorted(path for path in place.iterdir() if path.suffix in FILES + _TABLES)
+            if len(kinds := {path.suffix for path in found}) > 1 and kinds & {*FILES}:
+                raise DataError(
+                    f"{place} holds {' and '.join(sorted(kinds))} files: name one of them, or "
+                    "move those that are not to be read"
+                )
+            return [] if kinds & {*_TABLES} else found
     if Path(source).suffix in FILES:
         raise DataError(
             f"{os.fspath(source)} is neither in the current folder nor in {data_root()}: give a "

@@ -48,6 +48,8 @@ class TokenEncoding(Format):
         """How many classes a record holds. Raises TargetsError: not even one, or all there are."""
         each, row = 2 + (classes > 1 << 16) + self.has_logs, 4 + 3 * self.has_logs
         count = (self.record_bytes - row) // each
+        if self.has_logs and count > 255:
+            count = (self.record_bytes - row - 1) // each
         if not 1 <= count < classes <= 1 << 24:
             raise TargetsError(
                 f"records of {self.record_bytes} bytes hold {max(count, 0)} of {classes} tokens: "
@@ -61,7 +63,11 @@ class TokenEncoding(Format):
         if classes > 1 << 16:
             parts.append(("high", "u1", (count,)))
         if self.has_logs:
-            parts += [("logs", "u1", (count,)), ("first", "<u2"), ("head", "u1")]
+            parts += [
+                ("logs", "u1", (count,)),
+                ("first", "<u2"),
+                ("head", "u1" if count < 256 else "<u2"),
+            ]
         return np.dtype([*parts, ("label", "<u2"), ("entropy", "<u2")])
 
     def encode(self, logits: Tensor, labels: Tensor, rows: Ids, views: Ids) -> NDArray[np.void]:

@@ -108,7 +108,7 @@ def token_loss(
     weight, bias = model.weights()
     dtype = torch.promote_types(weight.dtype, torch.float32)
     scale = states.new_ones(len(states), dtype=dtype) if weights is None else weights.to(dtype)
-    scale = scale / max(tokens, 1)
+    scale = scale / (tokens or 1)  # of ranks together, it may be less than one token a rank
     losses = _losses_of(objective, labels, targets, model.vocabulary)
     if not torch.is_grad_enabled():
         states, weight = states.detach(), weight.detach()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from frugalkd.data.batches import call
 from frugalkd.data.text import check_vocabulary, from_transformers, model_folder, vocabulary_of
-from frugalkd.errors import ModelError, SettingError, TargetsError
+from frugalkd.errors import FrugalKDWarning, ModelError, SettingError, TargetsError
 from frugalkd.files.parsing import one_line
 from frugalkd.language.corpus import Corpus
 from frugalkd.language.documents import tokenizer_digest
@@ -237,18 +238,27 @@ class CausalModel:
 
     def check(self, corpus: Corpus, tokenizer: Any = None) -> None:
         """Raises TargetsError where ``tokenizer``, the model's own, has other tokens than the
-        corpus's; ModelError where a block has more tokens than the model positions."""
+        corpus's; ModelError where a block has more tokens than the model positions. Without a
+        ``tokenizer`` the one that lies where the model was loaded from is compared, and another
+        one is a FrugalKDWarning: the model may have been changed since."""
         most = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
         if most is not None and corpus.longest > most:
             raise ModelError(
                 f"the model has {most} positions, and a block of {corpus.folder} "
                 f"{corpus.longest} tokens: tokenise with length at most {most}"
             )
-        wanted = corpus.about.get("vocabulary")
-        if tokenizer is not None and tokenizer_digest(tokenizer)["vocabulary"] != wanted:
-            raise TargetsError(
-                f"the model's tokenizer has another vocabulary than {corpus.folder}: tokenise "
-                "with it, or train both models with one tokenizer"
+        if tokenizer is not None:
+            check_vocabulary_of(tokenizer, corpus)
+            return
+        origin = str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
+        beside = tokenizer_at(origin, download=False)
+        if beside is not None and not same_vocabulary(beside, corpus):
+            warnings.warn(
+                f"the tokenizer of {origin}, from which the model was loaded, has another "
+                f"vocabulary than {corpus.folder}: tokenise with it, unless the model was changed "
+                "for these tokens",
+                FrugalKDWarning,
+                stacklevel=2,
             )
 
     def _hidden(
@@ -296,6 +306,36 @@ class CausalModel:
                     f"{kind} mixes documents of one row, since positions do not keep them apart: "
                     "load it with attn_implementation='sdpa'"
                 )
+
+
+def same_vocabulary(tokenizer: Any, corpus: Corpus) -> bool:
+    """Whether ``tokenizer`` has the tokens of the one that ``corpus`` was made with."""
+    return tokenizer_digest(tokenizer)["vocabulary"] == corpus.about.get("vocabulary")
+
+
+def check_vocabulary_of(tokenizer: Any, corpus: Corpus) -> None:
+    """Raises TargetsError unless the ``tokenizer`` of a model has the tokens of the ``corpus``."""
+    if not same_vocabulary(tokenizer, corpus):
+        raise TargetsError(
+            f"the model's tokenizer has another vocabulary than {corpus.folder}: tokenise "
+            "with it, or train both models with one tokenizer"
+        )
+
+
+def tokenizer_at(name: str, *, download: bool = True) -> Any:
+    """As :func:`load_tokenizer`; None where a folder has a model alone, or, not to be fetched,
+    this machine's cache none."""
+    if not name:
+        return None
+    folder = Path(model_folder(name))
+    if folder.is_dir() and not any(folder.glob("tokenizer*")):
+        return None
+    try:
+        return load_tokenizer(name, download=download)
+    except ModelError:
+        if download:
+            raise
+        return None
 
 
 def rows_at_once(outputs: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int:

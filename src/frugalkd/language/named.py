@@ -17,7 +17,14 @@ from frugalkd.files import StrPath
 from frugalkd.files.writing import writing
 from frugalkd.language.corpus import Corpus, Packing, tokenize_corpus
 from frugalkd.language.documents import FILES, Part
-from frugalkd.language.models import causal_from, cut_layers, load_tokenizer, place_of
+from frugalkd.language.models import (
+    causal_from,
+    check_vocabulary_of,
+    cut_layers,
+    load_tokenizer,
+    place_of,
+    tokenizer_at,
+)
 from frugalkd.language.tiny import tiny_model, tiny_splits, tiny_tokenizer
 from frugalkd.models.export import WEIGHTS, save_model, saves_itself
 from frugalkd.models.libraries import ENCODERS
@@ -176,6 +183,7 @@ def load_model(
             if name not in known:
                 raise ModelError(f"{path} has no setting {name[:100]!r}: {nearest(name, known)}")
             setattr(wanted, name, value)
+        wanted._name_or_path = ""  # its weights are of no place
         model = transformers.AutoModelForCausalLM.from_config(wanted, dtype=kept)
     if layers is not None:
         model = cut_layers(model, layers)
@@ -199,7 +207,7 @@ def make_causal(
     name: str | None, path: str | None, options: dict[str, Any], corpus: Corpus
 ) -> torch.nn.Module:
     """A language model by ``name``, a key of ``CAUSAL_MODELS``, or by import ``path``. Raises
-    ModelError, SettingError."""
+    ModelError, SettingError, TargetsError where its tokenizer has other tokens than the corpus."""
     if path is not None:
         model = make_object(path, options)
         if not saves_itself(model):
@@ -210,7 +218,12 @@ def make_causal(
             f"model {name!r} is no language model, and the data are a corpus: set model.name to "
             f"{' or '.join(CAUSAL_MODELS)}"
         )
-    return CAUSAL_MODELS[name](corpus.vocabulary, **options)
+    model = CAUSAL_MODELS[name](corpus.vocabulary, **options)
+    if name == "causal-lm" and options.get("config") is None:
+        tokenizer = tokenizer_at(options["path"])
+        if tokenizer is not None:
+            check_vocabulary_of(tokenizer, corpus)
+    return model
 
 
 def save_causal(folder: Path, model: Any, tokenizer: Any = None) -> None:

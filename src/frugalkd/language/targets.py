@@ -317,10 +317,11 @@ def _fill(
         if write is not None:
             own = rows[np.isin(shard_of(rows, header.samples, header.shards), write)]
         if any(not store.present(own, np.full(len(own), view)).all() for view in draws):
-            batches.append((ids, rows))
-    done, total = 0, sum(len(rows) for _, rows in batches)
+            batches.append(ids)
+    done, total = 0, sum(int(corpus.row_counts(ids).sum()) for ids in batches)
     advice = "lower batch_size, or run the teacher on another device (device: cpu)"
-    for ids, rows in batches:
+    for ids in batches:
+        rows = corpus.rows_of(ids)
         with memory_for(f"running the teacher on batches of {batch_size} blocks", advice):
             data = send_to_device(corpus.batch(ids, np.zeros_like(ids)), device)
             labels, targets = live.model.labels(data), live.fetch(ids, np.zeros_like(ids), data)
@@ -329,13 +330,7 @@ def _fill(
                 logits, here = targets.part(part), rows[part]
                 finite = logits.sum(dim=1, dtype=torch.float64).isfinite().cpu().numpy()
                 if not finite.all():
-                    block = ids[
-                        np.searchsorted(
-                            np.cumsum(corpus.row_counts(ids)),
-                            first + np.flatnonzero(~finite)[0],
-                            side="right",
-                        )
-                    ]
+                    block = np.repeat(ids, corpus.row_counts(ids))[part][~finite][0]
                     raise TargetsError(
                         f"the teacher's outputs for block {block} are not finite: check its weights"
                     )

@@ -176,7 +176,7 @@ def distill(
     if corpus is None:
         check_soft_targets(targets, objective)
     else:
-        check_tokens(training, collate_fn, eval_dataset)
+        check_tokens(training, collate_fn, eval_dataset, corpus)
         precision = training.precision
         targets = token_targets(targets, corpus, student=student, precision=precision)
         check_token_objective(objective, targets)
@@ -224,6 +224,8 @@ def distill(
         if corpus is not None:
             tokens = TokenCriterion(objective, model, corpus)
             eagerly = partial(tokens.outcomes, forward)
+            if isinstance(eval_dataset, Corpus):
+                tokens.model.check(eval_dataset)
         output = OUTPUTS[sampling.output]
         labels = labels_of(dataset, output)
         loading = DataLoading(
@@ -311,7 +313,9 @@ def distill(
     return done
 
 
-def check_tokens(training: Training, collate_fn: object, eval_dataset: object) -> None:
+def check_tokens(
+    training: Training, collate_fn: object, eval_dataset: object, corpus: Corpus
+) -> None:
     """Raises what says why a language model cannot be trained so: SettingError, UnsupportedData."""
     for name in ("compile", "fsdp", "channels_last"):
         if getattr(training, name):
@@ -320,7 +324,7 @@ def check_tokens(training: Training, collate_fn: object, eval_dataset: object) -
             )
     if collate_fn is not None:
         raise SettingError("a Corpus makes its batches itself: leave collate_fn out")
-    check_held_out_corpus(eval_dataset)
+    check_held_out_corpus(eval_dataset, corpus)
 
 
 def learned(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from frugalkd import KD, Ledger, Sampling, distill, load, significance_weights
-from frugalkd.errors import DataError, FrugalKDError, ModelError, RecipeError
+from frugalkd.errors import DataError, FrugalKDError, ModelError, RecipeError, TargetsError
 from frugalkd.experiments.recipes.load import check_names, fetched_names, load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill as distill_run
@@ -362,6 +362,23 @@ def test_names_and_options_are_checked(path):
 def test_a_run_that_cannot_be(path, teacher, tmp_path, settings, error, message):
     with pytest.raises(error, match=message):
         distill_run(load_recipe(path, settings), tmp_path / "s", teacher=teacher)
+
+
+def test_a_model_of_another_vocabulary_is_refused(path, teacher, folder, tmp_path):
+    other = tmp_path / "other"
+    load_causal(str(teacher))[0].save_pretrained(other)
+    model = f"model={{name: causal-lm, options: {{path: {other}}}}}"
+    assert make_model(
+        load_recipe(path, [f"teacher.{model}"]).teacher.model, blocks_of(load_recipe(path)).train, 0
+    )  # it has no tokenizer of its own
+    tiny_tokenizer("other words, other words", 300).save_pretrained(other)
+    with pytest.raises(TargetsError, match="the model's tokenizer has another vocabulary"):
+        teach_run(load_recipe(path, [f"teacher.{model}"]), tmp_path / "t")
+    with pytest.raises(TargetsError, match="the model's tokenizer has another vocabulary"):
+        distill_run(load_recipe(path, [f"student.{model}"]), tmp_path / "s", teacher=teacher)
+    weights = ["teacher.weights=pretrained", f"teacher.{model}", "teachers={}"]
+    with pytest.raises(TargetsError, match="the model's tokenizer has another vocabulary"):
+        distill_run(load_recipe(path, weights), tmp_path / "p")
 
 
 def test_what_is_refused_is_refused_before_the_teacher_runs(path, teacher, tmp_path):

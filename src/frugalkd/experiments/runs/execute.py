@@ -154,7 +154,7 @@ def distill(
         notes: dict[str, Any] = dict.fromkeys(("teacher", "targets", "features"))
         notes["scoring"] = scoring
         if isinstance(run_data.train, Corpus):  # refused before the teacher runs
-            check_tokens(role.training, None, run_data.eval_dataset)
+            check_tokens(role.training, None, run_data.eval_dataset, run_data.train)
             if role.targets.kind == "stored":
                 check_token_objective(objective, token_encoding_of(recipe))
         student = make_model(with_path(recipe, teacher), run_data.train, recipe.seed)

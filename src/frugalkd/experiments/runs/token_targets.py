@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,7 +17,7 @@ from frugalkd.files.opening import named
 from frugalkd.language.corpus import Corpus
 from frugalkd.language.encodings import TokenEncoding, make_token_encoding
 from frugalkd.language.evaluation import measure_tokens
-from frugalkd.language.models import load_tokenizer
+from frugalkd.language.models import tokenizer_at
 from frugalkd.language.targets import LiveTokens, StoredTokens
 from frugalkd.models.flops import flops_of_data
 from frugalkd.runtime.devices import autocast, device_of, resolve_device
@@ -42,12 +41,8 @@ def live_tokens(
     """``model`` on its device, in the precision of its training: that in its ``folder``, or, for a
     pretrained one, the recipe's."""
     precision, _ = trained_in(folder) or (recipe.teacher.training.precision, False)
-    where: Any = recipe.teacher.model.options.get("path")
-    if recipe.teacher.model.name != "causal-lm":
-        where = None
-    if folder is not None:
-        where = folder if (folder / "tokenizer_config.json").is_file() else None
-    tokenizer = None if where is None else load_tokenizer(str(where))
+    # Of a pretrained one it was compared as the model was made.
+    tokenizer = None if folder is None else tokenizer_at(str(folder))
     model.to(resolve_device(recipe.device))
     return LiveTokens(model, corpus, tokenizer, precision=precision)
 
