@@ -37,7 +37,7 @@ class HalfMedian(SelfRegulation):
     never rises. Before the second epoch no sample passes."""
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
-        known = ledger.distance[pool]
+        known = 1 - ledger["confidence"][pool]  # the distance, as a part of d0
         known = known[np.isfinite(known)]
         if at.epoch and len(known):
             enough = min(getattr(self, "enough", np.inf), float(np.median(known)) / 2)
@@ -45,8 +45,7 @@ class HalfMedian(SelfRegulation):
         return super().plan(ledger, pool, at)
 
     def needs_training(self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
-        distance = np.asarray(seen.distance)
-        return ~(distance <= getattr(self, "enough", -np.inf))
+        return ~(1 - np.asarray(seen.confidence) <= getattr(self, "enough", -np.inf))
 
 
 def variants() -> Iterator[tuple[str, type[SelfRegulation], dict[str, Any]]]:

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
+from frugalkd import Training, train_teacher
 from frugalkd.data import ImageData, Samples, TextData, data_digest, load_data
 from frugalkd.data.images import LazyImages
 from frugalkd.data.named import read_cifar
 from frugalkd.errors import DataError
+from frugalkd.objectives import BinaryCrossEntropy, SquaredError
 
 datasets = pytest.importorskip("datasets")
 pa = pytest.importorskip("pyarrow")
@@ -43,6 +45,10 @@ def saved(digits, tmp_path_factory):
                 "digit": part.labels[:rows].tolist(),
                 "word": ["even" if y % 2 == 0 else "odd" for y in part.labels[:rows].tolist()],
                 "weight": [float(y) for y in part.labels[:rows].tolist()],
+                "tags": [
+                    ["odd" if y % 2 else "even", *(["small"] if y < 3 else [])]
+                    for y in part.labels[:rows].tolist()
+                ],
             }
         )
     folder = tmp_path_factory.mktemp("saved") / "digits"
@@ -256,10 +262,25 @@ def test_refused_in_one_line(saved, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_column_of_numbers_is_for_regression(saved):
-    train = load(saved, image="picture", label="weight").train
-    assert (train.labels.dtype, train.labels.shape) == (torch.float32, (len(train), 1))
-    assert train.classes == ("weight",)
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(
+    ("label", "objective"), [("weight", SquaredError()), ("tags", BinaryCrossEntropy())]
+)
+def test_labels_of_pictures_may_be_numbers_or_several(saved, in_memory, label, objective):
+    """One a picture, as read one by one, in batches, and by a training."""
+    train = load(saved, image="picture", label=label, in_memory=in_memory).train
+    wanted = {"weight": torch.float32, "tags": torch.bool}[label]
+    assert (train.labels.dtype, train.labels.shape) == (wanted, (len(train), len(train.classes)))
+    assert train.classes == {"weight": ("weight",), "tags": ("even", "odd", "small")}[label]
+    for id in (0, 7):
+        assert torch.equal(train[id][1], train.labels[id])
+        assert torch.equal(train.view(id, 3)[1], train.labels[id])
+    batch = next(iter(torch.utils.data.DataLoader(train, batch_size=5)))
+    assert torch.equal(batch[1], train.labels[:5])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, len(train.classes)))
+    few = {"training": Training(epochs=1, batch_size=32), "device": "cpu"}
+    run = train_teacher(model, train, objective=objective, eval_dataset=train, **few)
+    assert run.evaluation["samples"] == len(train)
 
 
 def test_a_missing_file_is_no_name_on_the_hub(tmp_path):

@@ -1,11 +1,12 @@
-"""Regression and several labels in Lightning and in transformers' trainer, against a plain loop
-over a Selection."""
+"""Other kinds of output than one class in Lightning and in transformers' trainer, against a plain
+loop over a Selection."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,34 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
-from frugalkd import KD, LiveTeacher, Sampling, Selection, SelfRegulation
-from frugalkd.errors import SettingError, TargetsError, UnsupportedData
-from frugalkd.objectives import BinaryCrossEntropy, MultiLabelKD, RegressionKD, SquaredError
+from frugalkd import KD, All, LiveTeacher, Sampling, Selection, SelfRegulation
+from frugalkd.errors import (
+    FrugalKDError,
+    ModelError,
+    SelectionMisuse,
+    SettingError,
+    TargetsError,
+    UnsupportedData,
+)
+from frugalkd.objectives import (
+    BinaryCrossEntropy,
+    EmbedDistill,
+    MultiLabelKD,
+    RegressionKD,
+    SquaredError,
+)
+from ranking import as_launched, on_ranks, preload
+from toys import same_columns
+
+for name in ("transformers", "pytorch_lightning"):
+    pytest.importorskip(name, reason="needs the extras transformers and lightning")
+transformers: Any = importlib.import_module("transformers")
+pl: Any = importlib.import_module("pytorch_lightning")
+
+from frugalkd.integrations.lightning import FrugalCallback, FrugalLoader  # noqa: E402
+from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
+
+preload("frugalkd.integrations.transformers", "frugalkd.integrations.lightning")
 
 ROWS, BATCH, EPOCHS, SEED = 24, 4, 3, 3
 
@@ -33,17 +59,19 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Kind:
-    """``output`` as transformers calls it, its objectives, labels from values, a gate that some
-    rows pass, transformers' own loss, and how near stored outputs are."""
+    """``output``; ``problem_type`` as transformers calls it; objectives with a teacher and without;
+    labels from values; a gate that some rows pass; transformers' own loss; how near stored outputs
+    are; a learning rate."""
 
     output: Any
-    problem_type: str
+    problem_type: str | None
     distils: Any
     alone: Any
-    labels: Callable[[torch.Tensor], torch.Tensor]
+    labels: Callable[[torch.Tensor], torch.Tensor] | None
     gate: SelfRegulation
-    loss: Callable[..., torch.Tensor]
+    loss: Callable[..., torch.Tensor] | None
     near: float
+    rate: float = 0.05
 
 
 def squared(logits, labels):
@@ -59,15 +87,22 @@ SEVERAL = Kind(
     lambda x: (x > 0).float(), SelfRegulation(confidence=0.45, max_skip=1),
     F.binary_cross_entropy_with_logits, 1e-3,
 )  # fmt: skip
-kinds = pytest.mark.parametrize("kind", [REGRESSION, SEVERAL], ids=lambda kind: kind.output)
+EMBEDDINGS = Kind(
+    "embeddings", None, EmbedDistill(), None, None,
+    SelfRegulation(confidence=0.6, max_skip=1), None, 0.01, 0.5,
+)  # fmt: skip
+LABELLED = (REGRESSION, SEVERAL)
+KINDS = {kind.output: kind for kind in (*LABELLED, EMBEDDINGS)}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+kinds = pytest.mark.parametrize("kind", LABELLED, ids=lambda kind: kind.output)
 
 
 class Rows(Dataset):
-    """Inputs and labels, as a mapping."""
+    """Inputs, and labels of a kind that has some, as a mapping."""
 
     def __init__(self, kind, targets=2):
         self.x = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0))
-        self.y = kind.labels(self.x[:, :targets])
+        self.y = None if kind.labels is None else kind.labels(self.x[:, :targets])
         if targets == 1:
             self.y = self.y[:, 0]
 
@@ -75,7 +110,7 @@ class Rows(Dataset):
         return ROWS
 
     def __getitem__(self, id):
-        return {"x": self.x[id], "labels": self.y[id]}
+        return {"x": self.x[id]} if self.y is None else {"x": self.x[id], "labels": self.y[id]}
 
 
 class Classes(Rows):
@@ -104,22 +139,28 @@ class Net(nn.Module):
         self.config, self.loss = Config(kind.problem_type if named else None, targets), kind.loss
 
     def forward(self, x, labels=None):
-        logits = self.layers(x)
-        given = {} if labels is None else {"loss": self.loss(logits, labels)}
-        return {**given, "logits": logits}
+        outputs = self.layers(x)
+        if self.loss is None:
+            return outputs
+        given = {} if labels is None else {"loss": self.loss(outputs, labels)}
+        return {**given, "logits": outputs}
 
 
-def plain_loop(kind, *, alone=False, targets=2):
+def outputs_of(given):
+    return given if isinstance(given, torch.Tensor) else given["logits"]
+
+
+def plain_loop(kind, *, alone=False, targets=2, policy=None):
     objective, student = kind.alone if alone else kind.distils, Net(kind, 1, targets)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(student.parameters(), lr=kind.rate)
     selection = Selection(
         Rows(kind, targets), epochs=EPOCHS, batch_size=BATCH, model=student, seed=SEED,
         targets=None if alone else LiveTeacher(Net(kind, targets=targets)),
-        sampling=Sampling(policy=kind.gate, output=kind.output),
+        sampling=Sampling(policy=policy or kind.gate, output=kind.output),
     )  # fmt: skip
     for epoch in selection:
         for batch in epoch:
-            outputs = student(batch.data["x"])["logits"]
+            outputs = outputs_of(student(batch.data["x"]))
             losses = objective(outputs, batch.targets, batch.labels)
             optimizer.zero_grad()
             batch.reduce(losses).backward()
@@ -130,72 +171,145 @@ def plain_loop(kind, *, alone=False, targets=2):
 
 def same(kind, student, ledger, near=1e-6, **loop):
     expected, selection = plain_loop(kind, **loop)
-    assert 0 < selection.ledger["participations"].sum() < ROWS * EPOCHS
+    assert 0 < selection.ledger["participations"].sum() < ROWS * EPOCHS or "policy" in loop
     assert np.array_equal(ledger["participations"], selection.ledger["participations"])
     torch.testing.assert_close(student.state_dict(), expected.state_dict(), rtol=1e-4, atol=near)
     assert ledger.reference.keys() == selection.ledger.reference.keys()
     for name, part in ledger.reference.items():
-        assert part == pytest.approx(selection.ledger.reference[name])
+        assert part == pytest.approx(selection.ledger.reference[name], abs=near)
 
 
-@kinds
-def test_lightning_comes_to_what_a_loop_does(kind):
-    pl: Any = pytest.importorskip("pytorch_lightning", reason="needs the extra lightning")
-    made = importlib.import_module("frugalkd.integrations.lightning")
+class Module(pl.LightningModule):
+    def __init__(self, kind, net):
+        super().__init__()
+        self.net, self.rate = net, kind.rate
 
-    class Module(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = Net(kind, 1)
+    def forward(self, x):
+        return outputs_of(self.net(x))
 
-        def forward(self, x):
-            return self.net(x)["logits"]
+    def training_step(self, batch, batch_idx):
+        return self(batch["x"])
 
-        def training_step(self, batch, batch_idx):
-            return self(batch["x"])
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
 
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.05)
 
-    module = Module()
-    callback = made.FrugalCallback(
-        teacher=Net(kind), objective=kind.distils, sampling=Sampling(regulation=kind.gate)
-    )
+class Saver(pl.callbacks.Checkpoint):
+    """After each step."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / f"checkpoint-{trainer.global_step}")
+
+
+def by_lightning(
+    kind, folder, *, student=None, taught=True, world=1, saves=False, resume=None, **given
+):
+    """The trained network, and the ledger."""
+    as_launched()
+    module = Module(kind, Net(kind, 1) if student is None else student)
+    settings = {"objective": kind.distils, "sampling": Sampling(regulation=kind.gate), **given}
+    callback = FrugalCallback(teacher=Net(kind) if taught else None, **settings)
     trainer = pl.Trainer(
-        max_epochs=EPOCHS, callbacks=[callback], logger=False, enable_checkpointing=False,
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=EPOCHS, callbacks=[callback, *([Saver(folder)] if saves else [])], logger=False,
+        enable_checkpointing=saves, accelerator="cpu", devices=world, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(module, made.FrugalLoader(Rows(kind), batch_size=BATCH, seed=SEED))
-    same(kind, module.net, callback.ledger)
+    loader = FrugalLoader(Rows(kind), batch_size=BATCH // world, seed=SEED)
+    trainer.fit(module, loader, ckpt_path=resume)
+    return module.net, callback.ledger
 
 
-def trainer_of(folder, kind, of="FrugalTrainer", student=None, data=None, **given):
-    transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
-    made = importlib.import_module("frugalkd.integrations.transformers")
+class Own(FrugalMixin, transformers.Trainer):
+    """With the model's own loss."""
 
-    class Own(made.FrugalMixin, transformers.Trainer):
-        pass
 
+def trainer_of(
+    folder, kind, of: Any = FrugalTrainer, student=None, data=None, world=1, saves=False, **given
+):
     smoothing = given.pop("label_smoothing_factor", 0.0)
     args = transformers.TrainingArguments(
-        str(folder), num_train_epochs=EPOCHS, per_device_train_batch_size=BATCH, seed=SEED,
-        learning_rate=0.05, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
-        save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True,
-        remove_unused_columns=False, label_smoothing_factor=smoothing,
+        str(folder), num_train_epochs=EPOCHS, per_device_train_batch_size=BATCH // world,
+        seed=SEED, learning_rate=kind.rate, optim="sgd", lr_scheduler_type="constant",
+        max_grad_norm=0.0, report_to=[], disable_tqdm=True, use_cpu=True, save_steps=1,
+        save_strategy="steps" if saves else "no", remove_unused_columns=False,
+        label_smoothing_factor=smoothing,
     )  # fmt: skip
-    return (Own if of == "Own" else made.FrugalTrainer)(
+    if kind is EMBEDDINGS:
+        given.setdefault("objective", kind.distils)
+    return of(
         Net(kind, 1) if student is None else student, args,
         train_dataset=Rows(kind) if data is None else data, data_collator=default_collate,
-        sampling=Sampling(regulation=kind.gate), **given,
+        **{"sampling": Sampling(regulation=kind.gate), **given},
     )  # fmt: skip
+
+
+def by_transformers(kind, folder, *, taught=True, resume=None, **given):
+    """The trained network, and the ledger."""
+    as_launched()
+    trainer = trainer_of(folder, kind, teacher=Net(kind) if taught else None, **given)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return trainer.model, trainer.ledger
+
+
+trainers = pytest.mark.parametrize("train", [by_lightning, by_transformers])
+
+
+@every_kind
+@trainers
+def test_a_trainer_comes_to_what_a_loop_does(tmp_path, kind, train):
+    same(kind, *train(kind, tmp_path))
+
+
+@every_kind
+@trainers
+def test_the_objective_follows_from_the_output(tmp_path, kind, train):
+    sampling = Sampling(regulation=kind.gate, output=kind.output)
+    same(kind, *train(kind, tmp_path, objective=None, sampling=sampling))
+
+
+@every_kind
+@trainers
+def test_a_store_keeps_the_outputs(tmp_path, kind, train):
+    same(kind, *train(kind, tmp_path, store=tmp_path / "kept"), near=kind.near)
+
+
+@every_kind
+@trainers
+@pytest.mark.heavy
+def test_a_trainer_resumes_in_the_middle_of_an_epoch(tmp_path, kind, train):
+    train(kind, tmp_path, saves=True)
+    steps = sorted(int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*"))
+    for step in (steps[1], steps[-3]):
+        same(kind, *train(kind, tmp_path / "again", resume=tmp_path / f"checkpoint-{step}"))
+
+
+def on_a_rank(train, output, folder, policy):
+    network, ledger = train(KINDS[output], folder, world=2, sampling=Sampling(policy=policy))
+    return network.state_dict(), ledger
+
+
+@every_kind
+@trainers
+@pytest.mark.heavy
+def test_two_ranks_come_to_what_a_loop_does(tmp_path, kind, train):
+    """All samples; and both have the same ledger where some are left out."""
+    for weights, ledger in on_ranks(2, partial(on_a_rank, train, kind.output, tmp_path, All())):
+        network = Net(kind)
+        network.load_state_dict(weights)
+        same(kind, network, ledger, near=1e-5, policy=All())
+    work = partial(on_a_rank, train, kind.output, tmp_path / "gate", kind.gate)
+    (weights, ledger), (others, other) = on_ranks(2, work)
+    assert same_columns(ledger, other)
+    assert 0 < ledger["participations"].sum() < ROWS * EPOCHS
+    torch.testing.assert_close(weights, others, rtol=0, atol=0)
 
 
 @kinds
 def test_problem_type_is_enough_for_transformers_trainer(tmp_path, kind):
-    trainer = trainer_of(tmp_path, kind, teacher=Net(kind))
-    assert trainer.objective == kind.distils
-    trainer.train()
-    same(kind, trainer.model, trainer.ledger)
+    assert trainer_of(tmp_path, kind, teacher=Net(kind)).objective == kind.distils
 
 
 def test_one_label_is_regression_as_in_transformers(tmp_path):
@@ -207,20 +321,13 @@ def test_one_label_is_regression_as_in_transformers(tmp_path):
     same(REGRESSION, student, trainer.ledger, targets=1)
 
 
-@pytest.mark.parametrize("of", ["Own", "FrugalTrainer"])
+@pytest.mark.parametrize("of", [Own, FrugalTrainer])
 @kinds
 def test_without_a_teacher_the_loss_is_that_of_labels(tmp_path, kind, of):
     """Of the objective, or of the model's own loss."""
     trainer = trainer_of(tmp_path, kind, of)
     trainer.train()
     same(kind, trainer.model, trainer.ledger, alone=True)
-
-
-@kinds
-def test_a_store_keeps_the_outputs(tmp_path, kind):
-    trainer = trainer_of(tmp_path, kind, teacher=Net(kind), store=tmp_path / "kept")
-    trainer.train()
-    same(kind, trainer.model, trainer.ledger, near=kind.near)
 
 
 BAD = {
@@ -244,6 +351,20 @@ BAD = {
         lambda to: trainer_of(to, REGRESSION, teacher=Net(REGRESSION, targets=3)), TargetsError,
         "3 regression targets",
     ),
+    "a ceiling on embeddings": (
+        lambda to: trainer_of(
+            to, EMBEDDINGS, teacher=Net(EMBEDDINGS),
+            sampling=Sampling(regulation=SelfRegulation(ceiling=0.9)),
+        ),
+        SelectionMisuse, "embeddings are not one class",
+    ),
+    "smoothing without classes": (
+        lambda to: trainer_of(
+            to, EMBEDDINGS, objective=None, label_smoothing_factor=0.1, teacher=Net(EMBEDDINGS),
+            sampling=Sampling(output="embeddings"),
+        ),
+        SettingError, "label_smoothing_factor=0.1 is for one class a sample",
+    ),
 }  # fmt: skip
 
 
@@ -251,3 +372,17 @@ BAD = {
 def test_bad_input_gets_one_line(tmp_path, make, error, says):
     with pytest.raises(error, match=says):
         make(tmp_path).train()
+
+
+@trainers
+def test_trainers_have_no_place_for_a_projection(tmp_path, train):
+    student = Net(EMBEDDINGS, 1, targets=4)
+    with pytest.raises(ModelError, match="of 4 numbers and the teacher of 2"):
+        train(EMBEDDINGS, tmp_path, student=student)
+
+
+@trainers
+def test_embeddings_are_learned_from_a_teacher(tmp_path, train):
+    sampling = Sampling(regulation=EMBEDDINGS.gate, output="embeddings")
+    with pytest.raises(FrugalKDError, match="teacher"):
+        train(EMBEDDINGS, tmp_path, objective=None, sampling=sampling, taught=False)

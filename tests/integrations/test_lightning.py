@@ -38,6 +38,7 @@ from frugalkd.errors import (
     TargetsError,
     UnsupportedData,
 )
+from frugalkd.language import tiny_tokenizer, tokenize_corpus
 from frugalkd.policies import Plan
 from frugalkd.policies.policy import Ungated
 from toys import NothingPasses, Spoil, grouped, same_columns, same_state
@@ -449,6 +450,13 @@ def test_a_store_of_views_says_that_it_keeps_one(tmp_path):
     given = FrugalLoader(Shifted(*data().tensors), batch_size=BATCH, seed=SEED)
     with pytest.warns(FrugalKDWarning, match="keeps one view of each sample"):
         fit(tmp_path, frugal, given=given, max_epochs=1)
+
+
+def test_a_corpus_is_refused_by_name(tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra transformers")
+    corpus = tokenize_corpus(["some text"] * 9, tiny_tokenizer("some text", 270), tmp_path / "c")
+    with pytest.raises(UnsupportedData, match="a Corpus is trained on by distill, train_teacher"):
+        FrugalLoader(corpus)
 
 
 @pytest.mark.parametrize("objective", [None, CrossEntropy()])

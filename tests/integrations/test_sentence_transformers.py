@@ -106,7 +106,7 @@ def trained(
     student = encoder(folders / model)
     own = {key: more.pop(key) for key in ("teacher", "sampling", "store") if key in more}
     trainer = FrugalSentenceTransformerTrainer(
-        student, arguments(folder, **more), loss=loss(student), **own,
+        student, arguments(folder, **more), loss=loss and loss(student), **own,
         train_dataset=texts(encoder(folders / "teacher")) if data is None else data,
     )  # fmt: skip
     output = trainer.train(resume_from_checkpoint=resume)
@@ -129,6 +129,13 @@ def test_a_column_of_embeddings_and_a_live_teacher_are_the_same(folders, tmp_pat
     assert output.metrics["teacher_queries"] == 0
     assert second.meters.teacher_queries > ROWS
     assert Ledger.load(tmp_path / "1").reference["mean"].shape == (8,)
+
+
+@pytest.mark.heavy
+def test_without_a_loss_it_is_that_of_the_cosine(folders, tmp_path):
+    one, _, _ = trained(folders, tmp_path / "1", sampling=SOME)
+    other, _, _ = trained(folders, tmp_path / "2", sampling=SOME, loss=None)
+    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss", [losses.EmbedDistillLoss, losses.MSELoss])

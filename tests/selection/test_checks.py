@@ -636,7 +636,9 @@ def test_a_selection_refuses_what_was_made_on_other_data(tmp_path):
     refused(LedgerError, says, Selection, changed, ledger=run.ledger, **again)
     says = "the stored soft targets belong to another data set"
     refused(TargetsError, says, Selection, changed, targets=stored, **again)
-    Selection(data, ledger=run.ledger, targets=stored, **again)
+    says = "the ledger is the record of another training: start with a new one"
+    refused(LedgerError, says, Selection, data, ledger=run.ledger, **again)
+    Selection(data, ledger=Ledger.new(len(data)), targets=stored, **again)
 
 
 def test_ids_of_a_filling_are_checked(tmp_path):

@@ -13,7 +13,6 @@ from torch import nn
 
 from frugalkd import DataLoading, Sampling
 from frugalkd.errors import NonFiniteLoss, RankError, SelectionMisuse
-from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.runtime import draws
 from frugalkd.selection import Selection
@@ -436,16 +435,9 @@ def _refused():
             lambda: Selection(Ids([1] * 63 + [rank]), **of),
             lambda: Selection(Ids([1] * (64 + rank)), **of),
             lambda: one(targets=LiveTeacher(nn.Linear(1, 2 + rank))),
-            lambda: one(ledger=_ledger(rank), batch_size=4 + rank, epochs=2 + rank),
+            lambda: one(batch_size=4 + rank, epochs=2 + rank),
         )
     ]
-
-
-def _ledger(rank):
-    ledger = Ledger.new(64)
-    ledger.epochs = 1
-    ledger["visits"][5] = rank
-    return ledger
 
 
 def _error(make):
@@ -466,7 +458,7 @@ def test_different_inputs_are_refused_on_all_ranks():
     assert first[1:] == second[1:]
     differing = [
         "seed", "weights", "data", "data", "teacher, teacher's model",
-        "epochs, batch_size, the ledger's visits",
+        "epochs, batch_size",
     ]  # fmt: skip
     for said, what in zip(first[1:], differing, strict=True):
         assert said.startswith(f"ranks 0 and 1 differ in {what}: start all of them with the same")

@@ -46,6 +46,7 @@ from frugalkd.policies import (
     SwiftLearn,
     Unix,
 )
+from frugalkd.teachers import EMATeacher
 from frugalkd.teachers.encodings import Dense, Values
 from frugalkd.training.evaluation import measure_values
 from frugalkd.training.settings import Checkpointing
@@ -230,10 +231,14 @@ BAD = {
     ),
     "targets of no spread": (
         lambda: run(data=Rows(labels=torch.ones(64, 2))), TargetsError,
-        "the data has one and the same value of target 0 for 64 samples",
+        "the data has nearly the same value of target 0 for 64 samples",
     ),
     "a teacher of no spread": (
-        lambda: run(policy=JUDGED, teacher=Flat(*net())), TargetsError, "the teacher has one and"
+        lambda: run(policy=JUDGED, teacher=Flat(*net())), TargetsError, "the teacher has nearly the"
+    ),
+    "a teacher that changes": (
+        lambda: run(student := net(), policy=JUDGED, teacher=EMATeacher(student, 0.9)),
+        TargetsError, "regression targets are judged by a teacher that does not change",
     ),
     "a teacher of NaN": (
         lambda: run(policy=JUDGED, teacher=Broken(*net())), ModelError, "of the teacher for sampl"

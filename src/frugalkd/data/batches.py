@@ -174,11 +174,15 @@ def _needed(output: Any) -> str:
     if isinstance(output, Mapping) and "start_logits" in output:
         return f"question answering {UNSUPPORTED}"
     if isinstance(output, Mapping) and any(re.search(_EMBEDDINGS, str(key)) for key in output):
-        return f"these are embeddings and no logits of classes: {ADD_HEAD}"
+        return (
+            f"these are embeddings and no logits of classes: {ADD_HEAD}; to learn embeddings "
+            "(EmbedDistill), return them alone"
+        )
     if isinstance(output, Tensor) and output.ndim == 3:
         return (
-            "one row of logits a sample is needed, not one a token: language modelling or token "
-            f"classification {UNSUPPORTED}; of hidden states, {ADD_HEAD}"
+            "one row of logits a sample is needed, not one a token: a language model learns a "
+            f"Corpus (frugalkd.language), token classification {UNSUPPORTED}; of hidden states, "
+            f"{ADD_HEAD}"
         )
     return (
         "a dense floating-point tensor (rows, classes), or an object or dict that has it as "

@@ -158,17 +158,18 @@ class Pictures(Samples):
     def without_augmentation(self) -> Self:
         return self._with(augmentation=Augmentation())
 
-    def __getitem__(self, id: int) -> tuple[Tensor, int]:
+    def __getitem__(self, id: int) -> tuple[Tensor, Any]:
         """``(x float32 (C, H, W), y)`` of view 0."""
         return self.view(id, 0)
 
-    def view(self, id: int, view: int) -> tuple[Tensor, int]:
-        """``(x float32 (C, H, W), y)``: the sample as augmented for this view (an int >= 0)."""
+    def view(self, id: int, view: int) -> tuple[Tensor, Any]:
+        """``(x float32 (C, H, W), y)``: the sample as augmented for this view (an int >= 0); y is
+        an int, or (labels,)."""
         x, y = self.rendered([id], [view])
-        return x[0], int(y[0])
+        return x[0], int(y[0]) if y.ndim == 1 else y[0]
 
     def rendered(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
-        """``(x float32 (B, C, H, W), y int64 (B,))`` for int64 ``ids`` and ``views``, both (B,).
+        """``(x float32 (B, C, H, W), y)`` for int64 ``ids`` and ``views``, both (B,); y is of them.
         Raises IndexError for ids outside ``0 .. N - 1``."""
         rows, views = self.rows(ids), np.asarray(views, dtype=np.int64)
         x = self._plain(rows, views)

@@ -25,8 +25,20 @@ from frugalkd.errors import (
 from frugalkd.files import StrPath
 from frugalkd.language.corpus import Corpus
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.objectives import KD, Objective
+from frugalkd.objectives import (
+    KD,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    EmbedDistill,
+    MultiLabelKD,
+    Objective,
+    RegressionKD,
+    SquaredError,
+    WeightedSum,
+)
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
+from frugalkd.policies.modes import OutputName
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_types
 from frugalkd.selection import Batch, Epoch, Selection
@@ -36,6 +48,15 @@ from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.encodings import encoding_for
 from frugalkd.training.api import check_soft_targets, learned
 from frugalkd.training.checkpoints import check_same_training, describe_choice
+
+_DEFAULTS: dict[OutputName, tuple[type[Objective], type[Objective]]] = {
+    "one-class": (CrossEntropy, KD),
+    "tokens": (CrossEntropy, KD),
+    "regression": (SquaredError, RegressionKD),
+    "several-labels": (BinaryCrossEntropy, MultiLabelKD),
+    "embeddings": (EmbedDistill, EmbedDistill),
+}
+"""The objectives without and with a teacher."""
 
 IDLE_STORE = (
     "store keeps what a live teacher gives, and none runs here: pass a model as teacher=, or leave "
@@ -67,7 +88,8 @@ class Frugal:
     def _take_teacher(self, teacher: nn.Module | Targets | None, model: nn.Module) -> None:
         """Check the teacher against the model to train."""
         self.teacher = teacher
-        self.objective = self.objective or (None if teacher is None else KD())
+        if teacher is not None and self.objective is None:
+            self.objective = default_objective(teacher, self.sampling.output)
         reads = self.objective is not None and self.objective.needs_targets
         if self._store is not None and not (reads and isinstance(teacher, nn.Module)):
             raise SettingError(IDLE_STORE)
@@ -188,6 +210,28 @@ class Frugal:
             self.selection.source.close()
             if isinstance(self.selection.targets, FirstVisitTargets):
                 self.selection.targets.close()
+
+
+def default_objective(
+    teacher: object, output: OutputName = "one-class", smoothing: float = 0.0
+) -> Objective:
+    """``KD()`` where there is a teacher (of tokens at temperature 1), else cross-entropy, with
+    labels smoothed by as much; or what takes their place in another kind of output. Raises
+    SettingError."""
+    if smoothing and output not in ("one-class", "tokens"):
+        raise SettingError(
+            f"label_smoothing_factor={smoothing:g} is for one class a sample, and the model "
+            f"gives {OUTPUTS[output].plural}: set it to 0"
+        )
+    made = _DEFAULTS[output][teacher is not None]()
+    if isinstance(made, KD) and output == "tokens":
+        made = KD(temperature=1.0)
+    if not smoothing:
+        return made
+    if not isinstance(made, KD):
+        return CrossEntropy(smoothing)
+    terms = (KD(made.temperature, alpha=1.0), CrossEntropy(smoothing))
+    return WeightedSum(terms, (made.alpha, 1 - made.alpha))
 
 
 def torchs_start_method() -> Any:

@@ -20,15 +20,17 @@ from torch.optim import Optimizer
 from frugalkd.data.batches import call, inputs_of, unwrapped
 from frugalkd.data.source import check_map_style
 from frugalkd.distributed.ranks import world_here
-from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
+from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse, UnsupportedData
 from frugalkd.files import StrPath
 from frugalkd.integrations._frugal import (
     Frugal,
     PlannedEpochs,
+    default_objective,
     full_epoch,
     torchs_start_method,
 )
-from frugalkd.objectives import CrossEntropy, Objective
+from frugalkd.language.corpus import Corpus
+from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
@@ -62,7 +64,7 @@ class FrugalLoader:
         seed: of the order; the order is a function of (seed, epoch).
 
     Raises:
-        UnsupportedData: the data are iterable.
+        UnsupportedData: the data are iterable, or a Corpus.
     """
 
     def __init__(
@@ -74,6 +76,11 @@ class FrugalLoader:
         seed: int = 0,
     ):
         check_map_style(dataset)
+        if isinstance(dataset, Corpus):
+            raise UnsupportedData(
+                "a Corpus is trained on by distill, train_teacher or FrugalTrainer, not by "
+                "Lightning"
+            )
         check_types(loading=(loading, DataLoading | None))
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.loading = loading or DataLoading()
@@ -144,7 +151,8 @@ class FrugalCallback(Frugal, Callback):
             ``max_steps``), as for :func:`frugalkd.distill`: there are then up to four times as many
             epochs as it pays for.
         sampling: which samples are used and what they weigh; default: mode *regulated*.
-        objective: default ``KD()`` with a teacher and ``CrossEntropy()`` without.
+        objective: default ``KD()`` with a teacher and ``CrossEntropy()`` without; of another
+            ``sampling.output`` what takes their place.
         forward: the model's logits (rows, classes) for a batch, for screening; by default the
             module called on the batch's inputs.
 
@@ -269,7 +277,8 @@ class FrugalCallback(Frugal, Callback):
                 "inputs, or pass forward= to the callback"
             )
         self._take_teacher(self.teacher, module)
-        self._criterion = Criterion(self.objective or CrossEntropy())
+        objective = self.objective or default_objective(None, self.sampling.output)
+        self._criterion = Criterion(objective)
         if isinstance(self.teacher, nn.Module):
             self.teacher.to(device)
         steps = -(-loader.full // trainer.accumulate_grad_batches)

@@ -83,6 +83,9 @@ class FrugalSentenceTransformerTrainer(FrugalMixin, SentenceTransformerTrainer):
             own, theirs = (vocabulary_of(model.tokenizer) for model in (self.model, teacher))
             check_vocabulary(own, theirs)
 
+    def get_default_loss(self, model: SentenceTransformer) -> nn.Module:
+        return EmbedDistillLoss(model)
+
     def _take_teacher(self, teacher: nn.Module | Targets | None, model: nn.Module) -> None:
         self.objective = objective_of(self.loss)
         super()._take_teacher(_Column() if teacher is None else teacher, model)

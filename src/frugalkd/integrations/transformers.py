@@ -55,6 +55,7 @@ from frugalkd.integrations._frugal import (
     IDLE_STORE,
     Frugal,
     PlannedEpochs,
+    default_objective,
     full_epoch,
     torchs_start_method,
 )
@@ -67,14 +68,7 @@ from frugalkd.language.targets import LiveTokens, StoredTokens
 from frugalkd.models.origin import origin_of
 from frugalkd.models.saved import CARD, Loaded, load
 from frugalkd.objectives import (
-    KD,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    MultiLabelKD,
     Objective,
-    RegressionKD,
-    SquaredError,
-    WeightedSum,
 )
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.outputs import ONE_CLASS, OUTPUTS, Output
@@ -106,11 +100,6 @@ _OUTPUT_OF: dict[str | None, OutputName] = {
     "multi_label_classification": "several-labels",
 }
 """By transformers' ``problem_type``."""
-_DEFAULTS: dict[OutputName, tuple[type[Objective], type[Objective]]] = {
-    "regression": (SquaredError, RegressionKD),
-    "several-labels": (BinaryCrossEntropy, MultiLabelKD),
-}
-"""The objectives without and with a teacher."""
 
 
 class FrugalMixin(Frugal, _Trainer):
@@ -215,7 +204,7 @@ class FrugalMixin(Frugal, _Trainer):
             known.to(self.args.device)
         if objective is None and not (known is None and self.own_loss and corpus is None):
             smoothing = self.args.label_smoothing_factor
-            self.objective = default_objective(known, smoothing, self.sampling.output)
+            self.objective = default_objective(known, self.sampling.output, smoothing)
         if corpus is None:
             self._take_teacher(known, model)
         else:
@@ -767,28 +756,6 @@ class StepBatches:
         for _ in range(self._size - 1):
             batch = next(self._rest, None)
             yield {} if batch is None else dict(batch.data)
-
-
-def default_objective(
-    teacher: object, smoothing: float, output: OutputName = "one-class"
-) -> Objective:
-    """``KD()`` where there is a teacher (of tokens at temperature 1), else cross-entropy, with
-    labels smoothed by as much; or what takes their place in another kind of output. Raises
-    SettingError."""
-    if output not in ("one-class", "tokens"):
-        if smoothing:
-            raise SettingError(
-                f"label_smoothing_factor={smoothing:g} is for one class a sample, and the model "
-                f"gives {OUTPUTS[output].plural}: set it to 0"
-            )
-        return _DEFAULTS[output][teacher is not None]()
-    if teacher is None:
-        return CrossEntropy(smoothing)
-    kd = KD(temperature=1.0) if output == "tokens" else KD()
-    if not smoothing:
-        return kd
-    terms = (KD(kd.temperature, alpha=1.0), CrossEntropy(smoothing))
-    return WeightedSum(terms, (kd.alpha, 1 - kd.alpha))
 
 
 def set_rates(scheduler: Any, at: float, factor: float) -> None:

@@ -76,11 +76,11 @@ class Regression(ScoredOutput):
         spread = values.std(axis=0)
         flat = np.flatnonzero(spread <= 1e-6 * np.abs(values).max(axis=0))
         if len(flat):
-            whose, advice = "the data", "leave it out"
+            whose, advice = "the data", "leave it out, or subtract its mean"
             if by_teacher:
                 whose, advice = "the teacher", "check its weights and inputs"
             raise TargetsError(
-                f"{whose} has one and the same value of target {flat[0]} for {len(values)} "
+                f"{whose} has nearly the same value of target {flat[0]} for {len(values)} "
                 f"samples: there is nothing to learn, {advice}"
             )
         low, high = np.quantile(values, (0.25, 0.75), axis=0)

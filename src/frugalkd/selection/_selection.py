@@ -105,7 +105,7 @@ class Selection:
             and is called with ``targets`` and ``progress`` as well.
         targets: where soft targets come from, or None.
         seed: of the order and of every draw; the order is a function of (seed, epoch).
-        ledger: to continue from; by default a new one.
+        ledger: a new one, such as ``Ledger.new(samples, folder=...)``; by default it is in memory.
         loading: how batches are loaded, and on which device they are.
         ranks: the processes that train this model together; by default those of torch.distributed.
             ``Ranks()``: this process alone.
@@ -158,7 +158,7 @@ class Selection:
         check_map_style(dataset)
         ranks.check_same_inputs(
             lambda: inputs_to_compare(
-                dataset, targets, ledger, sampling, loading,
+                dataset, targets, sampling, loading,
                 epochs=epochs, batch_size=batch_size, seed=seed,
             )
         )  # fmt: skip

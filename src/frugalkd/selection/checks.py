@@ -202,7 +202,10 @@ def labels_of(data: Dataset, output: Output = ONE_CLASS) -> NDArray[Any] | None:
         return None
     samples = len(data)  # pyright: ignore[reportArgumentType]
     try:
-        labels = given.cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+        if isinstance(given, Tensor):
+            given = given.detach().cpu()
+            given = given.float() if given.dtype == torch.bfloat16 else given
+        labels = np.asarray(given)
     except ValueError:  # rows of different lengths
         labels = np.asarray(given, dtype=object)
     if labels.dtype.kind in "US" and labels.shape != (samples,):

@@ -78,6 +78,14 @@ def check_fit(
         )
     if not output.labelled and not isinstance(targets, Targets):
         raise TargetsError(f"{output.plural} are learned from a teacher: pass targets")
+    by_teacher = sampling.label_free or policy.label_source == "teacher" or not output.labelled
+    changes = isinstance(targets, Targets) and any(
+        getattr(live, "changes", False) for live in targets.live_teachers.values()
+    )
+    if output.needs_reference and by_teacher and changes:
+        raise TargetsError(
+            f"{output.plural} are judged by a teacher that does not change during the training"
+        )
     if policy.label_source == "teacher":
         if not isinstance(targets, Targets):
             raise TargetsError("this policy judges by what the teacher says: pass targets")
@@ -156,7 +164,6 @@ def why_not_for(policy: Policy, output: Output) -> str | None:
 def inputs_to_compare(
     dataset: Dataset,
     targets: Targets | None,
-    ledger: Ledger | None,
     sampling: Sampling,
     loading: DataLoading,
     **settings: object,
@@ -179,8 +186,6 @@ def inputs_to_compare(
         cut = any(is_sharded(live.teacher) for live in targets.live_teachers.values())
         given |= {} if cut else getattr(targets, "about", {})
         given["soft targets"] = (targets.views, targets.temperature)
-    if ledger is not None and ledger.epochs:
-        given |= {f"the ledger's {name}": column for name, column in ledger.columns.items()}
     return given
 
 
@@ -233,8 +238,8 @@ def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
 
 def checked_ledger(ledger: Ledger | None, sampling: Sampling, data: Dataset) -> Ledger:
     """A new ledger, or the one that is given. Raises SettingError where that is no ledger,
-    LedgerError where it is of other data or lacks a column of the policy's or of training
-    dynamics."""
+    LedgerError where it is of other data, records a training, or lacks a column of the policy's or
+    of training dynamics."""
     policy, dynamics = sampling.chosen_policy, sampling.dynamics
     if ledger is None:
         samples = len(data)  # pyright: ignore[reportArgumentType]
@@ -258,6 +263,12 @@ def checked_ledger(ledger: Ledger | None, sampling: Sampling, data: Dataset) -> 
             "it by Ledger.new(samples, dynamics=True)"
         )
     _refuse_other_data(ledger, data, "start with a new one")
+    some = ledger["visits"][:: max(1, len(ledger) // 4096)]
+    if ledger.epochs or ledger.reference or some.any():
+        raise LedgerError(
+            "the ledger is the record of another training: start with a new one (Ledger.new), or "
+            "resume that training by load_state_dict"
+        )
     return ledger
 
 

@@ -18,6 +18,7 @@ import frugalkd
 from frugalkd.data import Samples
 from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import digests_kept
+from frugalkd.data.source import mixed_of
 from frugalkd.distributed.launch import ranks_of
 from frugalkd.errors import ModelError
 from frugalkd.experiments.recipes.schema import Recipe
@@ -302,11 +303,13 @@ def _execute(
 
 def _predicted(run: Run, data: Dataset) -> Predicted | None:
     """Predictions for training samples, and their labels; None of one class, whose names say as
-    much, and without labels."""
+    much, without labels, and of data whose own views are mixed."""
     output = OUTPUTS[run.output]
     if output.by_top_class or output.by_loss or labels_of(data, output) is None:
         return None
     plain = data.without_augmentation() if isinstance(data, Samples) else data
+    if mixed_of(plain) is not None:
+        return None
 
     def predicted(ids: Ids) -> Any:
         names, found = class_names(data), predict(run.model, plain, ids=ids, output=output)
