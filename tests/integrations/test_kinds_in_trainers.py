@@ -91,8 +91,12 @@ EMBEDDINGS = Kind(
     "embeddings", None, EmbedDistill(), None, None,
     SelfRegulation(confidence=0.6, max_skip=1), None, 0.01, 0.5,
 )  # fmt: skip
+MIXED = Kind(
+    "one-class", None, KD(), None, None, SelfRegulation(confidence=0.6, max_skip=1), None, 0, 0.5
+)
+"""Classes, without labels, of views that are mixed with other samples."""
 LABELLED = (REGRESSION, SEVERAL)
-KINDS = {kind.output: kind for kind in (*LABELLED, EMBEDDINGS)}
+KINDS = {kind.output: kind for kind in (*LABELLED, EMBEDDINGS, MIXED)}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 kinds = pytest.mark.parametrize("kind", LABELLED, ids=lambda kind: kind.output)
 
@@ -111,6 +115,21 @@ class Rows(Dataset):
 
     def __getitem__(self, id):
         return {"x": self.x[id]} if self.y is None else {"x": self.x[id], "labels": self.y[id]}
+
+
+class MixedRows(Rows):
+    """A third of all views is the middle of two samples."""
+
+    def mixed(self, ids, views):
+        return (np.asarray(ids) + np.asarray(views)) % 3 == 1
+
+    def view(self, id, view):
+        x = self.x[id]
+        return {"x": (x + self.x[(id + 1) % ROWS]) / 2 if self.mixed(id, view) else x}
+
+
+def rows_of(kind, targets=2):
+    return MixedRows(kind) if kind is MIXED else Rows(kind, targets)
 
 
 class Classes(Rows):
@@ -150,13 +169,18 @@ def outputs_of(given):
     return given if isinstance(given, torch.Tensor) else given["logits"]
 
 
+def sampling_of(kind, policy=None):
+    policy = kind.gate if policy is None else policy
+    return Sampling(policy=policy, output=kind.output, label_free=kind is MIXED)
+
+
 def plain_loop(kind, *, alone=False, targets=2, policy=None):
     objective, student = kind.alone if alone else kind.distils, Net(kind, 1, targets)
     optimizer = torch.optim.SGD(student.parameters(), lr=kind.rate)
     selection = Selection(
-        Rows(kind, targets), epochs=EPOCHS, batch_size=BATCH, model=student, seed=SEED,
+        rows_of(kind, targets), epochs=EPOCHS, batch_size=BATCH, model=student, seed=SEED,
         targets=None if alone else LiveTeacher(Net(kind, targets=targets)),
-        sampling=Sampling(policy=policy or kind.gate, output=kind.output),
+        sampling=sampling_of(kind, policy),
     )  # fmt: skip
     for epoch in selection:
         for batch in epoch:
@@ -210,14 +234,14 @@ def by_lightning(
     """The trained network, and the ledger."""
     as_launched()
     module = Module(kind, Net(kind, 1) if student is None else student)
-    settings = {"objective": kind.distils, "sampling": Sampling(regulation=kind.gate), **given}
+    settings = {"objective": kind.distils, "sampling": sampling_of(kind), **given}
     callback = FrugalCallback(teacher=Net(kind) if taught else None, **settings)
     trainer = pl.Trainer(
         max_epochs=EPOCHS, callbacks=[callback, *([Saver(folder)] if saves else [])], logger=False,
         enable_checkpointing=saves, accelerator="cpu", devices=world, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    loader = FrugalLoader(Rows(kind), batch_size=BATCH // world, seed=SEED)
+    loader = FrugalLoader(rows_of(kind), batch_size=BATCH // world, seed=SEED)
     trainer.fit(module, loader, ckpt_path=resume)
     return module.net, callback.ledger
 
@@ -237,12 +261,12 @@ def trainer_of(
         save_strategy="steps" if saves else "no", remove_unused_columns=False,
         label_smoothing_factor=smoothing,
     )  # fmt: skip
-    if kind is EMBEDDINGS:
+    if kind in (EMBEDDINGS, MIXED):
         given.setdefault("objective", kind.distils)
     return of(
         Net(kind, 1) if student is None else student, args,
-        train_dataset=Rows(kind) if data is None else data, data_collator=default_collate,
-        **{"sampling": Sampling(regulation=kind.gate), **given},
+        train_dataset=rows_of(kind) if data is None else data, data_collator=default_collate,
+        **{"sampling": sampling_of(kind), **given},
     )  # fmt: skip
 
 
@@ -266,11 +290,10 @@ def test_a_trainer_comes_to_what_a_loop_does(tmp_path, kind, train):
 @every_kind
 @trainers
 def test_the_objective_follows_from_the_output(tmp_path, kind, train):
-    sampling = Sampling(regulation=kind.gate, output=kind.output)
-    same(kind, *train(kind, tmp_path, objective=None, sampling=sampling))
+    same(kind, *train(kind, tmp_path, objective=None))
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [*LABELLED, EMBEDDINGS], ids=lambda kind: kind.output)
 @trainers
 def test_a_store_keeps_the_outputs(tmp_path, kind, train):
     same(kind, *train(kind, tmp_path, store=tmp_path / "kept"), near=kind.near)
@@ -287,7 +310,8 @@ def test_a_trainer_resumes_in_the_middle_of_an_epoch(tmp_path, kind, train):
 
 
 def on_a_rank(train, output, folder, policy):
-    network, ledger = train(KINDS[output], folder, world=2, sampling=Sampling(policy=policy))
+    kind = KINDS[output]
+    network, ledger = train(kind, folder, world=2, sampling=sampling_of(kind, policy))
     return network.state_dict(), ledger
 
 
@@ -383,6 +407,5 @@ def test_trainers_have_no_place_for_a_projection(tmp_path, train):
 
 @trainers
 def test_embeddings_are_learned_from_a_teacher(tmp_path, train):
-    sampling = Sampling(regulation=EMBEDDINGS.gate, output="embeddings")
     with pytest.raises(FrugalKDError, match="teacher"):
-        train(EMBEDDINGS, tmp_path, objective=None, sampling=sampling, taught=False)
+        train(EMBEDDINGS, tmp_path, objective=None, taught=False)

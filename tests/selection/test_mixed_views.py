@@ -278,3 +278,12 @@ def test_from_the_command_line(cli, tmp_path):
     results = json.loads((tmp_path / "s" / "results.json").read_text())
     assert results["recipe"]["student"]["augment"]["mix"] == {"name": "cutmix", "part": 0.3}
     assert "accuracy" in text
+    settings += ["--set", "student.targets.views=2", "--teacher", str(tmp_path / "t")]
+    arms = ("--arms", "vanilla,regulated,random:regulated", "--seeds", "1", "--jobs", "1")
+    code, text, err = cli("compare", "digits", *arms, "--out", str(tmp_path / "c"), *few, *settings)
+    assert code == 0, err
+    assert "regulated" in text
+    for folder in ("s", "c"):
+        page = tmp_path / f"{folder}.html"
+        assert cli("report", str(tmp_path / folder), "--out", str(page))[0] == 0
+        assert "regulated" in page.read_text()
