@@ -364,7 +364,9 @@ BAD = {
         "0 or 1 for each label are needed",
     ),
     "an objective of classes": (
-        lambda to: trainer_of(to, REGRESSION, teacher=Net(REGRESSION), objective=KD()),
+        lambda to: trainer_of(
+            to, REGRESSION, teacher=Net(REGRESSION), objective=KD(), sampling=Sampling()
+        ),
         UnsupportedData, "for regression .*, and KD learns classes",
     ),
     "smoothing": (
