@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.comparisons import ratio
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs import execute
 from frugalkd.language.criterion import TokenCriterion
@@ -114,6 +116,30 @@ def run(arm: str, seed: int, out: Path, comparison: Path) -> dict[str, float]:
         "perplexity": results["evaluation"]["perplexity"],
         "seconds": results["meters"]["wall_seconds"],
     }
+
+
+def table(found: dict[str, dict[str, list[float]]]) -> str:
+    """Perplexities as geometric means; both columns over *all*'s are paired by seed."""
+    whole, lines = (
+        found["all"],
+        [
+            "| arm | seeds | perplexity | over all's, % | seconds, median | time ratio |",
+            "|---|---:|---:|---:|---:|---:|",
+        ],
+    )
+    for arm, own in found.items():
+        logs = [
+            math.log(one / other)
+            for one, other in zip(own["perplexity"], whole["perplexity"], strict=True)
+        ]
+        ratios = [o / w for o, w in zip(own["seconds"], whole["seconds"], strict=True)]
+        cells = [
+            arm, str(len(logs)), f"{statistics.geometric_mean(own['perplexity']):.2f}",
+            "" if arm == "all" else ratio(logs), f"{statistics.median(own['seconds']):.0f}",
+            f"{statistics.median(ratios):.2f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Seconds of sentence-transformers' own distillation, and of frugalkd's, interleaved.
 
-    python benchmarks/outputs/embeddings_time.py trec6 --rounds 5 --json time-embeddings.json
+    python benchmarks/outputs/embeddings_time.py trec6 --rounds 5 --json embeddings-time.json
 
 Each round trains four arms, in an order that turns: sentence-transformers' example (the teacher's
 embeddings computed beforehand, EmbedDistillLoss, SentenceTransformerTrainer) on all texts; the same
@@ -150,6 +150,21 @@ def measure(data: str, rounds: int, epochs: float, budget: float, rows: int | No
         "torch": torch.__version__, "machine": platform.machine(), "runs": found,
         "time_ratio": {name: float(np.median(each)) for name, each in ratios.items()},
     }  # fmt: skip
+
+
+def table(found: dict[str, Any]) -> str:
+    """Medians over the rounds; 1 - cosine and the rank correlation are means."""
+    lines = [
+        "| arm | runs | seconds | time ratio | 1 - cosine | rank correlation of pairs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, runs in found["runs"].items():
+        seconds = np.median([run["seconds"] for run in runs])
+        cells = [name, str(len(runs)), f"{seconds:.0f}", f"{found['time_ratio'][name]:.2f}"]
+        for measure in ("mean_cosine_distance", "pairwise_spearman"):
+            cells.append(f"{np.mean([run[measure] for run in runs]):.4f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

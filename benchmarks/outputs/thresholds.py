@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from unittest import mock
 
@@ -78,6 +79,20 @@ def run(
     measured = results["evaluation"]
     error = measured.get("rmse", measured.get("mean_cosine_distance"))
     return {"error": error, "cost": results["cost"]["epochs"]}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """``found``: task -> what is written of it. Means over the seeds."""
+    heads = [f"{task}, {how}" for task in found for how in ("by itself", "half")]
+    lines = [f"| what is enough | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for enough in [*(f"score {score}" for score in SCORES), "half the median"]:
+        cells = []
+        for runs in found.values():
+            own, half = runs[f"{enough}, by itself"], runs[f"{enough}, half"]
+            cells += [f"{mean(own['error']):.4f} at {mean(own['cost']):.1f} epochs"]
+            cells += [f"{mean(half['error']):.4f}"]
+        lines.append(f"| {enough} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -39,22 +39,28 @@ def evaluate(
         "set's name (its test part); a folder with a folder of pictures per class; or a table: "
         "`--data own`.",
     ),
+    teacher: str | None = option(
+        "--teacher DIR",
+        "Its teacher, to compare with: a run's folder; of a language model also a name on the "
+        "hub, or a .gguf file: `--teacher runs/teacher`.",
+    ),
     imports: list[str] = options.IMPORT,
     download: bool = options.DOWNLOAD,
     tokenizer: str | None = options.TOKENIZER,
     as_json: bool = options.JSON,
 ) -> None:
     """Measure a run's model on held-out data: accuracy, worst class, calibration; of regression R2
-    and errors.
+    and errors; of a language model perplexity.
 
     [bold]Examples[/bold]
     frugalkd evaluate runs/student --data own
+    frugalkd evaluate runs/student --data own --teacher runs/teacher
     frugalkd evaluate runs/student --data my-images/ --json
     """
     from frugalkd.experiments.runs.use import evaluate_run
 
     allowed = Allowed(imports, data == OWN, download, tokenizer)
-    measured, what = evaluate_run(run, None if data == OWN else data, allowed)
+    measured, what = evaluate_run(run, None if data == OWN else data, allowed, teacher)
     content = {"run": str(run), "data": what, **measured}
     facts = {"samples": f"{measured['samples']:,}", **measures(measured)}
     print_result(as_json, content, facts_table(f"{run} on {what}", facts))

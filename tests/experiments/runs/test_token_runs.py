@@ -104,6 +104,12 @@ def test_from_a_text_to_a_student(cli, path, folder, teacher, recipe, tmp_path):
     code, text, err = cli("evaluate", str(run), "--data", "own", "--json")
     assert code == 0, err
     assert json.loads(text)["cross_entropy"] == pytest.approx(measured["cross_entropy"])
+    assert "teacher_kl" not in json.loads(text)
+    beside = ("--teacher", str(teacher), "--json")
+    code, text, err = cli("evaluate", str(run), "--data", "own", *beside)
+    assert code == 0, err
+    for name in ("teacher_kl", "teacher_agreement"):
+        assert json.loads(text)[name] == pytest.approx(measured[name], rel=1e-6)
     code, text, err = cli("evaluate", str(run), "--data", str(folder / "text.jsonl"), "--json")
     assert code == 0, err
     both = data.train.rows + data.eval_dataset.rows

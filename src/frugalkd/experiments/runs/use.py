@@ -34,8 +34,9 @@ from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.language.corpus import Corpus, tokenize_corpus
 from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.generation import complete, read_prompts
-from frugalkd.language.models import load_tokenizer
+from frugalkd.language.models import load_causal, load_tokenizer, tokenizer_at
 from frugalkd.language.named import fetched
+from frugalkd.language.targets import LiveTokens
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
@@ -71,24 +72,34 @@ def evaluate_run(
     run: Path,
     data: str | None = None,
     allowed: Allowed = Allowed(),  # noqa: B008
+    teacher: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Measures of the run's model (see ``evaluation.MEASURES``), and the name of the data.
 
     ``data`` is a data set's name, a folder of class folders or a table; None: the run's held-out
-    data, which ``allowed`` must allow. Raises ImportRefused, AccessRefused, RunFolderError and
-    ModelError where the run cannot be used, DataError where the data cannot be read or hold no
-    labels.
+    data, which ``allowed`` must allow. ``teacher``, a run folder or, of a language model, what
+    :func:`frugalkd.language.load_causal` takes, is compared with. Raises ImportRefused,
+    AccessRefused, RunFolderError and ModelError where the run, or the teacher, cannot be used,
+    DataError where the data cannot be read or hold no labels.
     """
     loaded = load_run(run, allowed)
     if loaded.output.name == "tokens":
-        return _on_tokens(run, loaded, data, allowed)
+        return _on_tokens(run, loaded, data, allowed, teacher)
     predictions, labels, what = on_data(run, loaded, data, allowed)
-    measured = MEASURES[loaded.output.name](predictions, labels)
-    return {key: value for key, value in measured.items() if not key.startswith("teacher")}, what
+    if teacher is None:
+        measured = MEASURES[loaded.output.name](predictions, labels)
+        measured = {key: each for key, each in measured.items() if not key.startswith("teacher")}
+        return measured, what
+    other = load_run(Path(teacher), allowed)
+    if other.output is not loaded.output:
+        raise ModelError(f"{teacher} gives {other.output.plural}, and {run} {loaded.output.plural}")
+    class_order(loaded.classes, other.classes, "same", str(run), str(teacher))
+    given, _, _ = on_data(run, other, data, allowed)
+    return MEASURES[loaded.output.name](predictions, labels, given), what
 
 
 def _on_tokens(
-    run: Path, loaded: Loaded, data: str | None, allowed: Allowed
+    run: Path, loaded: Loaded, data: str | None, allowed: Allowed, teacher: str | None
 ) -> tuple[dict[str, Any], str]:
     """Measures of a language model on the held-out part of its own data, or on ``data``: a source
     of :func:`frugalkd.language.tokenize_corpus`, cut into blocks as those of its training."""
@@ -112,7 +123,13 @@ def _on_tokens(
             allowed.tokenizer or str(loaded.folder), download=allowed.download
         )
         corpus, what = tokenize_corpus(data, tokenizer, **given), data
-    return measure_tokens(loaded.model, corpus), what
+    live = None
+    if teacher is not None:
+        live = LiveTokens(
+            load_causal(teacher, download=allowed.download)[0], corpus,
+            tokenizer_at(teacher, download=allowed.download),
+        )  # fmt: skip
+    return measure_tokens(loaded.model, corpus, live), what
 
 
 def on_data(
