@@ -446,3 +446,38 @@ def test_a_table_is_evaluated_as_it_is_trained_on(corpus, stored, tokenizer, tmp
     for wrong in ([1], datasets.Dataset.from_dict({"text": ["a"]})):
         with pytest.raises(UnsupportedData, match="make a Corpus of it"):
             made.evaluate(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+@pytest.mark.heavy
+def test_trls_trainer_evaluates_what_it_prepares(tokenizer, teacher, tmp_path, monkeypatch):
+    trl: Any = pytest.importorskip("trl", reason="needs trl")
+    monkeypatch.setenv("FRUGALKD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+    rows = [{"prompt": "to be or", "completion": f" not to be {number}"} for number in range(12)]
+    table = datasets.Dataset.from_list(rows)
+
+    class Own(FrugalMixin, trl.SFTTrainer):
+        pass
+
+    def args(**more):
+        return trl.SFTConfig(
+            str(tmp_path / "o"), num_train_epochs=1, per_device_train_batch_size=4, max_length=64,
+            report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True, bf16=False, **more,
+        )  # fmt: skip
+
+    def made(**more):
+        return Own(
+            model(), args(**more), train_dataset=table, eval_dataset=table, teacher=teacher,
+            processing_class=tokenizer,
+        )  # fmt: skip
+
+    trainer = made()
+    ends = sum(len(tokenizer(row["completion"])["input_ids"]) + 1 for row in rows)
+    assert trainer.train_dataset.rows == trainer.eval_dataset.rows == ends  # no prompt
+    trainer.train()
+    own = trainer.evaluate()["eval_loss"]
+    for given in (table, trainer.eval_dataset):
+        assert trainer.evaluate(given)["eval_loss"] == pytest.approx(own, rel=1e-5)
+    with pytest.raises(UnsupportedData, match="leave packing out"):
+        made(eval_packing=True, packing_strategy="wrapped")

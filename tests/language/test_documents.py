@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from frugalkd.errors import DataError
-from frugalkd.language.documents import Part, Renderer, cut_text, read_rows, tokenizer_digest
+from frugalkd.language.documents import (
+    LEFT_OUT,
+    Part,
+    Renderer,
+    cut_text,
+    read_rows,
+    tokenizer_digest,
+)
 from frugalkd.language.tiny import END, tiny_tokenizer
 
 PLAIN = (
@@ -145,6 +152,7 @@ UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
         ({"label": 3}, None, "it has label: a text, prompt and completion, messages, or input_ids"),
         ({}, None, "it has no columns"),
         (3, None, "it is a int: give a text"),
+        (None, None, "it is a NoneType: give a text"),
     ],
 )
 def test_bad_rows_are_refused(tokenizer, row, template, says):
@@ -159,7 +167,7 @@ def test_a_row_has_its_own_number(tokenizer):
     for document in found:
         assert tokenizer.decode(document.ids) == f"{document.number - 1}{END}"
     with pytest.raises(DataError, match=r"^document 30: it has label"):
-        list(Renderer(tokenizer).documents([None] * 30 + [{"label": 3}]))
+        list(Renderer(tokenizer).documents([LEFT_OUT] * 30 + [{"label": 3}]))
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(tokenizer):
@@ -266,4 +274,4 @@ def test_a_single_text_is_cut_once(text, fraction):
 
 def test_about_a_fraction_is_held_out():
     documents = [{"text": str(number)} for number in range(2000)]
-    assert 350 < sum(row is not None for row in Part(0.2, True).of(documents)) < 450
+    assert 350 < sum(map(bool, Part(0.2, True).of(documents))) < 450

@@ -41,8 +41,8 @@ def evaluate(
     ),
     teacher: str | None = option(
         "--teacher DIR",
-        "Its teacher, to compare with: a run's folder; of a language model also a name on the "
-        "hub, or a .gguf file: `--teacher runs/teacher`.",
+        "Of a language model its teacher, to compare with: a folder, a name on the hub, or a "
+        ".gguf file: `--teacher runs/teacher`.",
     ),
     imports: list[str] = options.IMPORT,
     download: bool = options.DOWNLOAD,
@@ -54,7 +54,7 @@ def evaluate(
 
     [bold]Examples[/bold]
     frugalkd evaluate runs/student --data own
-    frugalkd evaluate runs/student --data own --teacher runs/teacher
+    frugalkd evaluate runs/lm-student --data own --teacher runs/lm-teacher
     frugalkd evaluate runs/student --data my-images/ --json
     """
     from frugalkd.experiments.runs.use import evaluate_run

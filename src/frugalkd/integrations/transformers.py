@@ -238,7 +238,10 @@ class FrugalMixin(Frugal, _Trainer):
         columns = getattr(data, "column_names", None)
         if not isinstance(columns, list) or "input_ids" not in columns or "label" in columns:
             return data  # as it is: rows of tokens with a class are for classifiers
-        if "seq_lengths" in columns or getattr(self.args, "packing", False):
+        packing = getattr(self.args, "packing", False)
+        if name != "train" and getattr(self.args, "eval_packing", None) is not None:
+            packing = self.args.eval_packing  # pyright: ignore[reportAttributeAccessIssue]
+        if "seq_lengths" in columns or packing:
             raise UnsupportedData(
                 "rows of this data set hold several documents each: leave packing out, or pack "
                 "them by frugalkd.language.tokenize_corpus, and give the Corpus"
@@ -273,7 +276,7 @@ class FrugalMixin(Frugal, _Trainer):
         for each in data.values() if isinstance(data, dict) else (data,):
             check_held_out_corpus(each, corpus)
             if each is not None:
-                self._parts.check(each)
+                self._parts.check(each, self.processing_class)
 
     def _joined(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
         """Padded as the tokenizer pads."""
@@ -286,7 +289,7 @@ class FrugalMixin(Frugal, _Trainer):
             return None
         model: Any = self.model
         if self._corpus is not None:
-            return TokenCriterion(self.objective, model, self._corpus)
+            return TokenCriterion(self.objective, model, self._corpus, self.processing_class)
         return Criterion(self.objective)
 
     def _forward_of(self, model: nn.Module) -> Callable[[Any], Tensor]:
@@ -581,20 +584,27 @@ class FrugalMixin(Frugal, _Trainer):
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, on its own clock."""
-        started = time.perf_counter()
+        started, own = time.perf_counter(), self.eval_dataset
+        if isinstance(eval_dataset, Corpus):  # which SFTTrainer would prepare
+            self.eval_dataset, eval_dataset = eval_dataset, None
         try:
-            return super().evaluate(self._given(eval_dataset), *args, **kwargs)
+            return super().evaluate(eval_dataset, *args, **kwargs)
         finally:
+            self.eval_dataset = own
             if self.selection is not None and self.is_in_train:
                 self._leave_out(time.perf_counter() - started)
 
-    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own."""
-        return super().predict(self._given(test_dataset), *args, **kwargs)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The trainer's own, of corpora where the model learns one."""
+        return super().get_eval_dataloader(self._held_out(eval_dataset))
 
-    def _given(self, data: Any) -> Any:
-        """``data``, to evaluate on, as what the model learns: of a corpus, corpora. A text names
-        some of ``eval_dataset``."""
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """The same."""
+        return super().get_test_dataloader(self._held_out(test_dataset))
+
+    def _held_out(self, data: Any) -> Any:
+        """``data``, to evaluate on, as what the model learns: of a corpus, one. A text names some
+        of ``eval_dataset``."""
         if self._corpus is None or isinstance(data, str | None):
             return data
         data = self._as_corpus(data, None)

@@ -82,6 +82,8 @@ class Corpus(Dataset[TokenBatch]):
         self.draw: tuple[float, int] = (1.0, 0)
         """The part of the rows that a visit learns, and the seed (:meth:`drawn`)."""
         self._whole: Corpus | None = None
+        self.tokenizer: Any = None
+        """Of transformers, where a recipe names it."""
 
     @property
     def whole(self) -> Corpus:

@@ -33,6 +33,7 @@ class TokenCriterion(Criterion):
         objective: one loss a row (:func:`check_token_objective`).
         model: the student, on the device that it is trained on.
         corpus: whose blocks it is trained on.
+        tokenizer: the student's own, where it is known.
         chunk: as of :func:`token_loss`.
 
     Raises:
@@ -40,11 +41,16 @@ class TokenCriterion(Criterion):
     """
 
     def __init__(
-        self, objective: Objective, model: nn.Module, corpus: Corpus, chunk: int | None = None
+        self,
+        objective: Objective,
+        model: nn.Module,
+        corpus: Corpus,
+        tokenizer: Any = None,
+        chunk: int | None = None,
     ):
         super().__init__(objective)
         self.model, self._corpus, self._chunk = CausalModel(model, corpus.vocabulary), corpus, chunk
-        self.model.check(corpus)
+        self.model.check(corpus, tokenizer)
 
     def learn(self, forward: Forward, data: Any, labels: Tensor, batch: Batch) -> Learned:
         counts = torch.from_numpy(self._corpus.row_counts(batch.ids))

@@ -38,6 +38,8 @@ _TABLES = (".parquet", ".arrow")
 _COLUMNS = ("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks")
 
 Row = Mapping[str, Any]
+LEFT_OUT: Row = {}
+"""A row of another part."""
 
 
 class Document(NamedTuple):
@@ -58,8 +60,8 @@ class Part(NamedTuple):
     fraction: float
     held_out: bool
 
-    def of(self, rows: Iterable[Row]) -> Iterator[Row | None]:
-        """Those of ``rows``, and None in the place of each other one."""
+    def of(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Those of ``rows``, and ``LEFT_OUT`` in the place of each other one."""
         rest = iter(rows)
         first = list(islice(rest, 2))
         alone = len(first) == 1 and isinstance(first[0], Mapping)
@@ -69,7 +71,7 @@ class Part(NamedTuple):
             return
         for number, row in enumerate(chain(first, rest)):
             own = (draws.uniform(0, _STREAM, number)[0] < self.fraction) == self.held_out
-            yield row if own else None
+            yield row if own else LEFT_OUT
 
     def __str__(self) -> str:
         return f"the part that is {'held out' if self.held_out else 'not held out'}"
@@ -130,8 +132,8 @@ class Renderer:
         template = str(getattr(tokenizer, "chat_template", None) or "")
         self._marks = re.search(r"{%[-+]?\s*generation\s*[-+]?%}", template) is not None
 
-    def documents(self, rows: Iterable[Row | None]) -> Iterator[Document]:
-        """The documents of ``rows`` but None; empty texts are left out.
+    def documents(self, rows: Iterable[Row]) -> Iterator[Document]:
+        """The documents of ``rows``; empty texts are left out.
 
         Raises:
             DataError: a row has none of the columns; the tokenizer has no end token, or no chat
@@ -144,7 +146,7 @@ class Renderer:
                 found = [
                     self._numbered(number, row)
                     for number, row in enumerate(batch, place)
-                    if row is not None
+                    if row is not LEFT_OUT
                 ]
             yield from (document for document in found if len(document.ids))
             place += len(batch)
@@ -265,7 +267,7 @@ def tokenizer_digest(tokenizer: Any) -> dict[str, str]:
 
 
 def _tokenised(row: Row) -> Document:
-    """Padding is left out; without ``labels`` masks decide what is learned, as in TRL."""
+    """Padding is left out; without ``labels`` masks decide what is learned."""
     given = [None if row.get(name) is None else np.asarray(row[name]) for name in _COLUMNS]
     ids, labels, attended, *masks = given
     assert ids is not None, "there is a column input_ids"

@@ -323,18 +323,13 @@ def check_vocabulary_of(tokenizer: Any, corpus: Corpus) -> None:
 
 
 def tokenizer_at(name: str, *, download: bool = True) -> Any:
-    """As :func:`load_tokenizer`; None where a folder has a model alone, or, not to be fetched,
-    this machine's cache none."""
-    if not name:
-        return None
-    folder = Path(model_folder(name))
-    if folder.is_dir() and not any(folder.glob("tokenizer*")):
+    """As :func:`load_tokenizer`; None where there is a model alone."""
+    folder = Path(model_folder(name)) if name else None
+    if folder is None or (folder.is_dir() and not any(folder.glob("tokenizer*"))):
         return None
     try:
         return load_tokenizer(name, download=download)
     except ModelError:
-        if download:
-            raise
         return None
 
 

@@ -11,15 +11,14 @@ import torch
 
 from frugalkd.data.hugging_face import is_on_hub as on_hub
 from frugalkd.data.samples import data_root
-from frugalkd.data.text import from_transformers, is_on_hub
-from frugalkd.errors import DataError, ModelError, nearest
+from frugalkd.data.text import from_transformers, is_on_hub, vocabulary_of
+from frugalkd.errors import DataError, ModelError, TargetsError, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.writing import writing
 from frugalkd.language.corpus import Corpus, Packing, tokenize_corpus
 from frugalkd.language.documents import FILES, Part
 from frugalkd.language.models import (
     causal_from,
-    check_vocabulary_of,
     cut_layers,
     load_tokenizer,
     place_of,
@@ -82,6 +81,7 @@ def load_corpus(
     same_documents = first.about | {"positions": ""} == second.about | {"positions": ""}
     if same_documents or first.digest() == second.digest():
         raise DataError(f"{path} is both to train on and held out: name another test")
+    first.tokenizer = second.tokenizer = made
     return first, second
 
 
@@ -107,6 +107,7 @@ def load_tiny(
         tokenize_corpus([text], made, length=length, positions=kept)
         for text, kept in zip(tiny_splits(), (positions, 1.0), strict=True)
     )
+    first.tokenizer = second.tokenizer = made
     return first, second
 
 
@@ -151,7 +152,7 @@ def load_model(
     """A causal language model of transformers.
 
     Args:
-        vocabulary: not used: the model has its own, which is compared with the corpus's.
+        vocabulary: not used: the model has its own.
         path: a folder (that of ``frugalkd teach`` too), a name on the hub, or a ``.gguf`` file; of
             a student without a ``path`` its teacher's.
         layers: those that are kept, such as ``[0, 4, 8]``.
@@ -220,10 +221,22 @@ def make_causal(
         )
     model = CAUSAL_MODELS[name](corpus.vocabulary, **options)
     if name == "causal-lm" and options.get("config") is None:
-        tokenizer = tokenizer_at(options["path"])
-        if tokenizer is not None:
-            check_vocabulary_of(tokenizer, corpus)
+        _check_numbers(options["path"], corpus.tokenizer)
     return model
+
+
+def _check_numbers(path: str, tokenizer: Any) -> None:
+    """Raises TargetsError where the tokenizer at ``path`` and the ``tokenizer`` of the data, either
+    of which may be missing, have other numbers for a token. The data's may have more tokens."""
+    own = vocabulary_of(tokenizer_at(path)) if tokenizer is not None else {}
+    read = vocabulary_of(tokenizer) if own else {}
+    if own and (
+        not own.keys() & read or any(read.get(token, id) != id for token, id in own.items())
+    ):
+        raise TargetsError(
+            f"the tokenizer of {path} has other numbers for tokens than the one of the data: set "
+            "data.options.tokenizer to it"
+        )
 
 
 def save_causal(folder: Path, model: Any, tokenizer: Any = None) -> None:

@@ -118,9 +118,10 @@ class Selection:
         ModelError: ``model`` is no module, or its weights are not initialised.
         SelectionMisuse: the policy has a gate and ``model`` is missing; it needs scores and there
             are none; or something needs labels with ``sampling.label_free``.
-        LedgerError, TargetsError: a ledger to continue from, or stored targets, of other data.
-        RankError: too few samples for a step, or ranks differ in data, settings, weights, soft
-            targets or ledger.
+        LedgerError: ``ledger`` is of other data, or the record of a training.
+        TargetsError: stored targets of other data.
+        RankError: too few samples for a step, or ranks differ in data, settings, weights or soft
+            targets.
     """
 
     @digests_kept()
@@ -368,8 +369,8 @@ class Selection:
         With another number of ranks the ledger is kept, and the batches differ: a FrugalKDWarning.
 
         Raises:
-            SelectionMisuse: the state is of another seed, another number of samples or of epochs,
-                another policy, cost or weights, or of a ledger with other columns.
+            SelectionMisuse: the state is of another seed, another number of samples, another
+                policy, cost or weights, or of a ledger with other columns.
         """
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
@@ -406,7 +407,7 @@ class Selection:
         """What decides the plans, by name."""
         return {
             "policy": text_of(self.policy),
-            "epochs (or cost)": text_of(self.epochs),
+            "cost": text_of(self._sampling.cost),
             "weights": text_of(self.weights),
         }
 

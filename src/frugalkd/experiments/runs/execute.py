@@ -44,6 +44,7 @@ from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_o
 from frugalkd.files.tensors import save_weights
 from frugalkd.language.corpus import Corpus
 from frugalkd.language.loss import check_token_objective
+from frugalkd.language.models import CausalModel
 from frugalkd.language.named import save_causal, tokenizer_of
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.export import WEIGHTS
@@ -164,7 +165,8 @@ def distill(
         if not objective.needs_targets:
             return distill_model(student, run_data.train, teacher=None, **keywords), notes
         if isinstance(run_data.train, Corpus):  # measured once, beside the teacher, at the end
-            keywords["eval_dataset"] = None
+            held_out: Any = keywords.pop("eval_dataset")
+            CausalModel(student, run_data.train.vocabulary).check(held_out or run_data.train)
         with TeacherPool(context, student, ids_used(sampling, run_data)) as pool:
             run = distill_model(student, run_data.train, teacher=pool.open(), **keywords)
         return run, notes | pool.conclude(run)

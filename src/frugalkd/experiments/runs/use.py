@@ -34,7 +34,7 @@ from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.language.corpus import Corpus, tokenize_corpus
 from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.generation import complete, read_prompts
-from frugalkd.language.models import load_causal, load_tokenizer, tokenizer_at
+from frugalkd.language.models import load_causal, load_tokenizer
 from frugalkd.language.named import fetched
 from frugalkd.language.targets import LiveTokens
 from frugalkd.models.saved import Loaded, load
@@ -77,25 +77,23 @@ def evaluate_run(
     """Measures of the run's model (see ``evaluation.MEASURES``), and the name of the data.
 
     ``data`` is a data set's name, a folder of class folders or a table; None: the run's held-out
-    data, which ``allowed`` must allow. ``teacher``, a run folder or, of a language model, what
-    :func:`frugalkd.language.load_causal` takes, is compared with. Raises ImportRefused,
-    AccessRefused, RunFolderError and ModelError where the run, or the teacher, cannot be used,
-    DataError where the data cannot be read or hold no labels.
+    data, which ``allowed`` must allow. ``teacher``, what :func:`frugalkd.language.load_causal`
+    takes, is compared with a language model. Raises ImportRefused, AccessRefused, RunFolderError
+    and ModelError where the run, or the teacher, cannot be used, TargetsError where the teacher has
+    another vocabulary, SettingError for the teacher of another model, DataError where the data
+    cannot be read or hold no labels.
     """
     loaded = load_run(run, allowed)
     if loaded.output.name == "tokens":
         return _on_tokens(run, loaded, data, allowed, teacher)
+    if teacher is not None:
+        raise SettingError(
+            "a teacher is compared with language models: of other runs results.json has how often "
+            "they agree on held-out data"
+        )
     predictions, labels, what = on_data(run, loaded, data, allowed)
-    if teacher is None:
-        measured = MEASURES[loaded.output.name](predictions, labels)
-        measured = {key: each for key, each in measured.items() if not key.startswith("teacher")}
-        return measured, what
-    other = load_run(Path(teacher), allowed)
-    if other.output is not loaded.output:
-        raise ModelError(f"{teacher} gives {other.output.plural}, and {run} {loaded.output.plural}")
-    class_order(loaded.classes, other.classes, "same", str(run), str(teacher))
-    given, _, _ = on_data(run, other, data, allowed)
-    return MEASURES[loaded.output.name](predictions, labels, given), what
+    measured = MEASURES[loaded.output.name](predictions, labels)
+    return {key: value for key, value in measured.items() if not key.startswith("teacher")}, what
 
 
 def _on_tokens(
@@ -125,10 +123,8 @@ def _on_tokens(
         corpus, what = tokenize_corpus(data, tokenizer, **given), data
     live = None
     if teacher is not None:
-        live = LiveTokens(
-            load_causal(teacher, download=allowed.download)[0], corpus,
-            tokenizer_at(teacher, download=allowed.download),
-        )  # fmt: skip
+        model, tokenizer = load_causal(teacher, download=allowed.download)
+        live = LiveTokens(model, corpus, tokenizer)
     return measure_tokens(loaded.model, corpus, live), what
 
 
