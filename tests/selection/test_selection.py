@@ -838,11 +838,13 @@ def test_what_lacks_the_columns_of_training_dynamics_is_refused():
 )
 def test_a_state_resumes_the_same_choice_of_samples(change, named):
     data = Pairs(torch.randn(8, 2), torch.arange(8) % 2)
-    same = {"epochs": 4, "batch_size": 4, "sampling": Sampling(mode="regulated", cost=0.5)}
+    gate = Sampling(mode="regulated", cost=0.5)
+    same: dict[str, Any] = {"epochs": 4, "batch_size": 4, "sampling": gate}
     model = nn.Linear(2, 2)
     state = Selection(data, model=model, **same).state_dict()
     for epochs in (4, 8):  # a training may go on for longer
-        Selection(data, model=model, **same | {"epochs": epochs}).load_state_dict(state)
+        longer: dict[str, Any] = same | {"epochs": epochs}
+        Selection(data, model=model, **longer).load_state_dict(state)
     with pytest.raises(SelectionMisuse, match=f"with another .*{named}.*: give"):
         Selection(data, model=model, **same | change).load_state_dict(state)
 
