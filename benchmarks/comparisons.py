@@ -150,12 +150,17 @@ def arms_table(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{collapsed(comparison)}{filling(comparison)}"])
 
 
-ERRORS: dict[str, tuple[str, Callable[[float], float]]] = {
-    "entropy saved": ("perplexity", lambda value: math.log(4096) * (1 - value)),
-    "mean cosine": ("1 - cosine", lambda value: math.log(1 - value)),
-    "R2": ("RMSE, in spreads", lambda value: math.log(1 - value) / 2),
-}
-"""By a comparison's measure: the error that follows from it, and its logarithm."""
+VOCABULARIES = {"tiny-language": 4096, "smollm2-language": 49_152}
+"""Tokens of the tokenizer, by the recipe."""
+
+ERRORS: dict[str, tuple[str, Callable[[float, str], float]]] = {
+    "entropy saved": (
+        "perplexity", lambda value, recipe: math.log(VOCABULARIES[recipe]) * (1 - value),
+    ),
+    "mean cosine": ("1 - cosine", lambda value, recipe: math.log(1 - value)),
+    "R2": ("RMSE, in spreads", lambda value, recipe: math.log(1 - value) / 2),
+}  # fmt: skip
+"""By a comparison's measure: the error that follows from it, and its logarithm; of a recipe."""
 
 
 def errors_table(comparison: dict[str, Any]) -> str:
@@ -173,7 +178,7 @@ def errors_table(comparison: dict[str, Any]) -> str:
 
     def logs(arm: str) -> dict[int, float | None]:
         return {
-            seed: None if value is None else log(value)
+            seed: None if value is None else log(value, comparison["recipe"]["name"])
             for seed, value in accuracies(comparison, arm).items()
         }
 

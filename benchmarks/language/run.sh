@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Language models: benchmarks/language/run.sh encodings|draws|parts|fixed|cut|smollm2 OUT [OPTIONS of compare]
-# Runs are compared by entropy saved, 1 - cross-entropy / log(4096): a perplexity that is 1 % higher is 0.12 points of it lower.
+# Runs are compared by entropy saved, 1 - cross-entropy / log(tokens of the tokenizer): of tiny.yaml, with 4,096 tokens, a
+# perplexity that is 1 % higher is 0.12 points of it lower.
 # Claims were declared here before the first of these runs.
 set -euo pipefail
 recipe="$(dirname "$0")/tiny.yaml"

@@ -57,16 +57,19 @@ def test_what_filling_a_store_costs():
     assert filling(read("fair-banking77")) == ""  # only the teacher's head was trained
 
 
-def test_perplexities_and_their_ratios():
-    comparison = read("language-students")
+@pytest.mark.parametrize(
+    ("name", "tokens", "seeds"), [("language-students", 4096, 10), ("language-smollm2", 49_152, 3)]
+)
+def test_perplexities_and_their_ratios(name, tokens, seeds):
+    comparison = read(name)
     rows = {row["arm"]: np.array(row["accuracy"]["values"]) for row in comparison["arms"]}
-    perplexity = {arm: 4096 ** (1 - values) for arm, values in rows.items()}
+    perplexity = {arm: tokens ** (1 - values) for arm, values in rows.items()}
     table = errors_table(comparison)
     for arm, values in perplexity.items():
         line = next(line for line in table.splitlines() if line.startswith(f"| `{arm}` |"))
         assert line.split(" | ")[2] == f"{stats.gmean(values):.2f}"
         if arm != comparison["reference"]:
             logs = np.log(values / perplexity[comparison["reference"]])
-            half = stats.t.ppf(0.975, 9) * logs.std(ddof=1) / 10**0.5
+            half = stats.t.ppf(0.975, seeds - 1) * logs.std(ddof=1) / seeds**0.5
             wanted = [100 * np.expm1(logs.mean() + side * half) for side in (0, -1, 1)]
             assert line.split(" | ")[3] == "{:+.2f} ({:+.2f} to {:+.2f})".format(*wanted)

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("transformers", reason="needs the extra transformers")
 
-from benchmarks.language.rivals import Chosen, soft_or, top_of_each
+from benchmarks.language.rivals import Chosen, soft_or, table, top_of_each
 from frugalkd import Training, distill
 from frugalkd.language import (
     StoredTokens,
@@ -54,3 +54,13 @@ def test_all_positions_chosen_are_the_plain_training(rule, tmp_path, monkeypatch
     plain, whole, half = (weights(part) for part in (None, 1.0, 0.5))
     np.testing.assert_allclose(whole, plain, rtol=0, atol=1e-5)
     assert np.abs(half - plain).max() > 1e-3
+
+
+def test_the_table_pairs_seeds():
+    runs = {
+        "all": {"perplexity": [100.0, 200.0], "seconds": [10.0, 20.0]},
+        "TIP 0.5": {"perplexity": [110.0, 220.0], "seconds": [9.0, 16.0]},
+    }
+    lines = table(runs).splitlines()
+    assert lines[2] == "| all | 2 | 141.42 |  | 15 | 1.00 |"
+    assert lines[3] == "| TIP 0.5 | 2 | 155.56 | +10.00 (+10.00 to +10.00) | 12 | 0.85 |"
