@@ -842,7 +842,7 @@ def test_a_state_resumes_the_same_choice_of_samples(change, named):
     same: dict[str, Any] = {"epochs": 4, "batch_size": 4, "sampling": gate}
     model = nn.Linear(2, 2)
     state = Selection(data, model=model, **same).state_dict()
-    for epochs in (4, 8):  # a training may go on for longer
+    for epochs in (4, 8):  # a training may last longer
         longer: dict[str, Any] = same | {"epochs": epochs}
         Selection(data, model=model, **longer).load_state_dict(state)
     with pytest.raises(SelectionMisuse, match=f"with another .*{named}.*: give"):
