@@ -923,7 +923,7 @@ NOW = SelfRegulation(when="now")
                 (task("BertForTokenClassification"), "token classification, which is not"),
                 (task("BertForQuestionAnswering"), "question answering, which is not supported"),
                 (task("BertLMHeadModel"), "causal language modelling, and the data are no Corpus"),
-                (InDict(task("BertForMaskedLM")), "language modelling or token classification"),
+                (InDict(task("BertForMaskedLM")), "a language model learns a Corpus"),
             )
         ),
         (FrugalTrainer, {"label": lambda label: [label, 0]}, UnsupportedData, "multi-label"),
