@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -268,7 +270,7 @@ def test_refused_in_one_line(saved, options, message):
 )
 def test_labels_of_pictures_may_be_numbers_or_several(saved, in_memory, label, objective):
     """One a picture, as read one by one, in batches, and by a training."""
-    train = load(saved, image="picture", label=label, in_memory=in_memory).train
+    train: Any = load(saved, image="picture", label=label, in_memory=in_memory).train
     wanted = {"weight": torch.float32, "tags": torch.bool}[label]
     assert (train.labels.dtype, train.labels.shape) == (wanted, (len(train), len(train.classes)))
     assert train.classes == {"weight": ("weight",), "tags": ("even", "odd", "small")}[label]
@@ -280,6 +282,7 @@ def test_labels_of_pictures_may_be_numbers_or_several(saved, in_memory, label, o
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, len(train.classes)))
     few = {"training": Training(epochs=1, batch_size=32), "device": "cpu"}
     run = train_teacher(model, train, objective=objective, eval_dataset=train, **few)
+    assert run.evaluation is not None
     assert run.evaluation["samples"] == len(train)
 
 

@@ -106,7 +106,7 @@ class Rows(Dataset):
 
     def __init__(self, kind, targets=2):
         self.x = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0))
-        self.y = None if kind.labels is None else kind.labels(self.x[:, :targets])
+        self.y: Any = None if kind.labels is None else kind.labels(self.x[:, :targets])
         if targets == 1:
             self.y = self.y[:, 0]
 
