@@ -19,13 +19,14 @@ def of_both(path, *names):
     return [f"{path.format(kind)}::{name}" for kind, name in zip(KINDS, given, strict=True)]
 
 
+_FROM_A_TABLE = of_both(
+    "experiments/runs/test_{}_runs.py", "test_from_a_table_to_labels", "test_from_a_table_to_values"
+)
+
 CELLS = {
     "command line": (
         ["cli/test_cli_runs.py::test_evaluate_gives_what_the_run_measured"],
-        of_both(
-            "experiments/runs/test_{}_runs.py", "test_from_a_table_to_labels",
-            "test_from_a_table_to_values",
-        ),
+        _FROM_A_TABLE,
         ["experiments/runs/test_embedding_runs.py::test_from_lines_to_embeddings"],
         [f"{_TOKEN_RUNS}::test_from_a_text_to_a_student"],
         [f"{_MIXED}::test_from_the_command_line"],
@@ -116,10 +117,7 @@ CELLS = {
     ),
     "`report`": (
         [f"{_PAGE}::test_a_real_run_and_a_real_comparison"],
-        of_both(
-            "experiments/runs/test_{}_runs.py", "test_from_a_table_to_labels",
-            "test_from_a_table_to_values",
-        ),
+        _FROM_A_TABLE,
         ["experiments/runs/test_embedding_runs.py::test_from_lines_to_embeddings"],
         [f"{_TOKEN_RUNS}::test_from_a_text_to_a_student"],
         [f"{_MIXED}::test_from_the_command_line"],

@@ -8,6 +8,7 @@ import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,9 +50,9 @@ from frugalkd.teachers.encodings import encoding_for
 from frugalkd.training.api import check_soft_targets, learned
 from frugalkd.training.checkpoints import check_same_training, describe_choice
 
-_DEFAULTS: dict[OutputName, tuple[type[Objective], type[Objective]]] = {
+_DEFAULTS: dict[OutputName, tuple[Callable[[], Objective], Callable[[], Objective]]] = {
     "one-class": (CrossEntropy, KD),
-    "tokens": (CrossEntropy, KD),
+    "tokens": (CrossEntropy, partial(KD, temperature=1.0)),
     "regression": (SquaredError, RegressionKD),
     "several-labels": (BinaryCrossEntropy, MultiLabelKD),
     "embeddings": (EmbedDistill, EmbedDistill),
@@ -224,8 +225,6 @@ def default_objective(
             f"gives {OUTPUTS[output].plural}: set it to 0"
         )
     made = _DEFAULTS[output][teacher is not None]()
-    if isinstance(made, KD) and output == "tokens":
-        made = KD(temperature=1.0)
     if not smoothing:
         return made
     if not isinstance(made, KD):

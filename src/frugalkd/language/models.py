@@ -248,7 +248,11 @@ class CausalModel:
                 f"{corpus.longest} tokens: tokenise with length at most {most}"
             )
         if tokenizer is not None:
-            check_vocabulary_of(tokenizer, corpus)
+            if not same_vocabulary(tokenizer, corpus):
+                raise TargetsError(
+                    f"the model's tokenizer has another vocabulary than {corpus.folder}: tokenise "
+                    "with it, or train both models with one tokenizer"
+                )
             return
         origin = str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
         beside = tokenizer_at(origin, download=False)
@@ -311,15 +315,6 @@ class CausalModel:
 def same_vocabulary(tokenizer: Any, corpus: Corpus) -> bool:
     """Whether ``tokenizer`` has the tokens of the one that ``corpus`` was made with."""
     return tokenizer_digest(tokenizer)["vocabulary"] == corpus.about.get("vocabulary")
-
-
-def check_vocabulary_of(tokenizer: Any, corpus: Corpus) -> None:
-    """Raises TargetsError unless the ``tokenizer`` of a model has the tokens of the ``corpus``."""
-    if not same_vocabulary(tokenizer, corpus):
-        raise TargetsError(
-            f"the model's tokenizer has another vocabulary than {corpus.folder}: tokenise "
-            "with it, or train both models with one tokenizer"
-        )
 
 
 def tokenizer_at(name: str, *, download: bool = True) -> Any:
