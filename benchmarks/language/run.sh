@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Language models: benchmarks/language/run.sh encodings|draws|parts|fixed|cut|smollm2 OUT [OPTIONS of compare]
+# Language models: benchmarks/language/run.sh encodings|draws|parts|once|fixed|cut|smollm2 OUT [OPTIONS of compare]
 # Runs are compared by entropy saved, 1 - cross-entropy / log(tokens of the tokenizer): of tiny.yaml, with 4,096 tokens, a
 # perplexity that is 1 % higher is 0.12 points of it lower.
 # Claims were declared here before the first of these runs.
@@ -24,7 +24,11 @@ case $1 in
   # largest loss, fewer epochs. If random blocks or fewer epochs are level with the gate, it stays off by default.
   parts)
     exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" --arms "head+tail-64,$parts" "${@:3}" ;;
-  # The same where the student begins near its teacher: two of its layers.
+  # One epoch, three seeds and no claim: nothing was seen before, so that a gate has nothing to choose by.
+  once)
+    exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" --arms head+tail-64,positions-0.5,blocks-0.5,gate-0.5 \
+      --set student.training.epochs=1 "${@:3}" ;;
+  # Parts as above, where the student begins near its teacher: two of its layers.
   cut)
     exec frugalkd compare "$recipe" --seeds 3 --margin 0.12 --out "$2" --arms "head+tail-64,$parts" \
       --set "student.model={name: causal-lm, options: {layers: [0, 3]}}" --set student.training.optimizer.lr=0.001 "${@:3}" ;;
