@@ -2,10 +2,11 @@
 
     python benchmarks/outputs/embeddings_time.py trec6 --rounds 5 --json embeddings-time.json
 
-Each round trains five arms, in an order that turns: sentence-transformers' example (the teacher's
+Each round trains six arms, in an order that turns: sentence-transformers' example (the teacher's
 embeddings computed beforehand, EmbedDistillLoss, SentenceTransformerTrainer) on all texts; the same
-on fewer epochs (``short``); FrugalSentenceTransformerTrainer at the budget; and ``distill``, whose
-batches are of texts of like length, on all texts and at the budget.
+on fewer epochs (``short``); FrugalSentenceTransformerTrainer at the budget, with batches of texts
+of like length (``by length``) and without; and ``distill``, whose batches are so always, on all
+texts and at the budget.
 Encoding the training texts with the teacher, and all of the training, are timed in every arm;
 loading models and evaluation are not. An arm's time is its ratio to the example of its round.
 """
@@ -39,8 +40,15 @@ def encoder(layers: int | None = None) -> Any:
     return made
 
 
-def by_trainer(lines: list[str], epochs: float, seed: int, budget: float | None) -> Any:
-    """sentence-transformers' trainer, or with a budget frugalkd's."""
+def by_trainer(
+    lines: list[str],
+    epochs: float,
+    seed: int,
+    budget: float | None,
+    strategy: str = "random",
+) -> Any:
+    """sentence-transformers' trainer, which makes its batches itself, or with a budget frugalkd's,
+    with the ``strategy`` of its batches."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformerTrainer,
@@ -57,6 +65,7 @@ def by_trainer(lines: list[str], epochs: float, seed: int, budget: float | None)
             folder, num_train_epochs=epochs, per_device_train_batch_size=BATCH, learning_rate=RATE,
             lr_scheduler_type="cosine", warmup_steps=0.05, weight_decay=0.01, seed=seed,
             use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True,
+            train_sampling_strategy=strategy,
         )  # fmt: skip
         started = time.perf_counter()
         embedded = teacher.encode(lines, batch_size=256, show_progress_bar=False)
@@ -125,6 +134,9 @@ def measure(data: str, rounds: int, epochs: float, budget: float, rows: int | No
         "sentence-transformers": lambda seed: by_trainer(lines, epochs, seed, None),
         "short": lambda seed: by_trainer(lines, budget * epochs, seed, None),
         "FrugalSentenceTransformerTrainer": lambda seed: by_trainer(lines, epochs, seed, budget),
+        "FrugalSentenceTransformerTrainer, by length": lambda seed: by_trainer(
+            lines, epochs, seed, budget, "group_by_length"
+        ),
         "distill, all": lambda seed: by_distill(lines, epochs, seed, None),
         "distill": lambda seed: by_distill(lines, epochs, seed, budget),
     }

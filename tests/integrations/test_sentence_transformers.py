@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from frugalkd import All, Sampling, SelfRegulation
+from frugalkd.data.source import bucketed
 from frugalkd.errors import (
     ModelError,
     RunFolderError,
@@ -111,6 +112,23 @@ def trained(
     )  # fmt: skip
     output = trainer.train(resume_from_checkpoint=resume)
     return student, trainer, output
+
+
+def test_group_by_length_goes_by_the_characters_of_texts(folders, tmp_path, monkeypatch):
+    seen = []
+    step = FrugalSentenceTransformerTrainer.training_step
+    monkeypatch.setattr(
+        FrugalSentenceTransformerTrainer, "training_step",
+        lambda self, *given: seen.append(self.planned.batch.ids) or step(self, *given),
+    )  # fmt: skip
+    data, window = texts(encoder(folders / "teacher")), 2
+    lengths = np.array([len(line) for line in data["sentence"]])
+    settings = {"num_train_epochs": 1, "per_device_train_batch_size": 2}
+    for strategy in ("random", "group_by_length"):
+        trained(folders, tmp_path / strategy, **settings, train_sampling_strategy=strategy)
+    plain, regrouped = np.concatenate(seen).reshape(2, ROWS)
+    assert regrouped.tolist() == bucketed(plain, lengths, 2, window, 3, 0).tolist()
+    assert regrouped.tolist() != plain.tolist()
 
 
 SOME = Sampling(regulation=SelfRegulation(confidence=0.6, max_skip=1))

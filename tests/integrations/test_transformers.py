@@ -26,6 +26,7 @@ from frugalkd import (
     SelfRegulation,
     StoredTargets,
 )
+from frugalkd.data.source import bucketed
 from frugalkd.errors import (
     FrugalKDError,
     ImportRefused,
@@ -54,6 +55,7 @@ from frugalkd.integrations.transformers import (  # noqa: E402
     FrugalMixin,
     FrugalTrainer,
     forward_of,
+    lengths_in,
     teacher_from,
 )
 
@@ -966,7 +968,7 @@ NOW = SelfRegulation(when="now")
         ),
         (
             FrugalTrainer,
-            {"train_sampling_strategy": "group_by_length"},
+            {"train_sampling_strategy": "sequential"},
             SelectionMisuse,
             "order of samples",
         ),
@@ -1013,3 +1015,44 @@ def test_smoothing_is_in_the_loss_with_a_teacher(smoothing, texts, tmp_path):
     assert steps(trainer, "loss")[0][0] == pytest.approx(
         float(0.9 * 16 * kl + 0.1 * hard), rel=1e-4
     )
+
+
+# Batches of rows of like length.
+
+
+@pytest.mark.parametrize("column", [None, "length"])
+def test_group_by_length_makes_batches_of_like_length(column, texts, tmp_path):
+    rows = datasets.concatenate_datasets([texts] * 8)
+    lengths = np.array([len(ids) for ids in rows["input_ids"]])
+    if column is not None:
+        lengths = lengths[::-1]
+        rows = rows.add_column(column, lengths.tolist())
+    orders = {}
+    for strategy in ("random", "group_by_length"):
+        arguments = {"train_sampling_strategy": strategy, "num_train_epochs": 1}
+        trainer = made(Recorded, tmp_path / strategy, rows, **arguments)
+        trainer.train()
+        orders[strategy] = trainer.seen
+    window = len(rows) // (4 * BATCH)
+    expected = bucketed(np.concatenate(orders["random"]), lengths, BATCH, window, SEED, 0)
+    assert np.concatenate(orders["group_by_length"]).tolist() == expected.tolist()
+    spread = {name: np.mean([np.ptp(lengths[i]) for i in seen]) for name, seen in orders.items()}
+    assert spread["group_by_length"] < spread["random"] / 2
+
+
+class Recorded(FrugalTrainer):
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self.seen = [*getattr(self, "seen", []), self.planned.batch.ids]
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
+def test_lengths_are_of_tokens_or_else_of_texts():
+    lines, tokens = ["one", "seven", ""], [[1], [2, 3], []]
+    both = datasets.Dataset.from_dict({"text": lines, "input_ids": tokens, "label": [0, 1, 0]})
+    assert lengths_in(both, "length").tolist() == [1, 2, 0]
+    assert lengths_in(both.remove_columns("input_ids"), "length").tolist() == [3, 5, 0]
+    assert lengths_in(both.rename_column("label", "length"), "length").tolist() == [0, 1, 0]
+    rows = [{"text": line, "input_ids": ids} for line, ids in zip(lines, tokens, strict=True)]
+    assert lengths_in(rows, "length").tolist() == [1, 2, 0]
+    with pytest.raises(UnsupportedData, match="group_by_length needs lengths"):
+        lengths_in(both.select_columns("label"), "length")

@@ -379,10 +379,12 @@ def by_length(ids: Ids, lengths: NDArray[np.int64]) -> Ids:
     return ids[np.argsort(lengths[ids], kind="stable")]
 
 
-def lengths_of(dataset: object) -> NDArray[np.int64] | None:
-    """``dataset.lengths`` int64 (samples,), where the data set gives the lengths of its samples.
-    Raises UnsupportedData."""
-    given = getattr(dataset, "lengths", None)
+def lengths_of(
+    dataset: object, read: Callable[[Any], NDArray] | None = None
+) -> NDArray[np.int64] | None:
+    """``read(dataset)``, or else ``dataset.lengths``, int64 (samples,), where the data set gives
+    the lengths of its samples. Raises UnsupportedData."""
+    given = getattr(dataset, "lengths", None) if read is None else read(dataset)
     if given is None or callable(given):
         return None
     lengths, samples = np.asarray(given), len(dataset)  # pyright: ignore[reportArgumentType]

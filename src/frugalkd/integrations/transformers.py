@@ -327,10 +327,10 @@ class FrugalMixin(Frugal, _Trainer):
             self.sampling = replace(self.sampling, output=output)
         check_devices(args, self.accelerator, model)
         sampling = getattr(args, "train_sampling_strategy", "random")
-        if getattr(args, "group_by_length", False):  # its name in transformers 5.0
-            sampling = "group_by_length"
+        self._grouped = sampling == "group_by_length"
+        self._grouped |= getattr(args, "group_by_length", False)  # its name in transformers 5.0
         own = type(self)._get_train_sampler is not transformers.Trainer._get_train_sampler
-        if sampling != "random" or own:
+        if own or (sampling != "random" and not self._grouped):
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
 
@@ -431,6 +431,8 @@ class FrugalMixin(Frugal, _Trainer):
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             multiprocessing_context=start or torchs_start_method(),
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
+            length_bucket_batches=self._window(len(dataset)),
+            lengths=partial(lengths_in, column=args.length_column_name),
             gradient_accumulation_steps=args.gradient_accumulation_steps, device=args.device,
         )  # fmt: skip
         selection = new_selection(
@@ -445,6 +447,13 @@ class FrugalMixin(Frugal, _Trainer):
         selection.meters.teacher_queries += self._filled[0]
         selection.meters.token_queries += self._filled[1]
         return selection
+
+    def _window(self, rows: int) -> int:
+        """The batches among which ``group_by_length`` sorts, as transformers' own sampler: 50, or
+        so many that there are four windows; 0 without it."""
+        if not self._grouped:
+            return 0
+        return min(rows // (4 * self._train_batch_size * self.args.world_size), 50)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -828,6 +837,30 @@ def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
         if str(getattr(features.get(name), "dtype", "")).startswith("int"):
             return np.asarray(data.with_format("numpy")[name][:], dtype=np.int64)
     return None
+
+
+def lengths_in(data: Any, column: str) -> NDArray[np.int64]:
+    """A data set's ``column`` of lengths, or else how many tokens its rows have or, before these
+    are made, how many characters their first text. Raises UnsupportedData."""
+    if isinstance(data, Corpus):
+        return data.lengths
+    first = data[0]
+    names = list(first) if isinstance(first, Mapping) else []
+    if column in names:
+        return np.array([row[column] for row in _only(data, column)])
+    for name in names:
+        if name == "input_ids" or ("input_ids" not in names and isinstance(first[name], str)):
+            return np.array([len(row[name]) for row in _only(data, name)], dtype=np.int64)
+    raise UnsupportedData(
+        f"group_by_length needs lengths, and the data have no column {column!r}, 'input_ids' or of "
+        f"texts, but {few(names)}: add one, or leave group_by_length out"
+    )
+
+
+def _only(data: Any, name: str) -> Iterator[Any]:
+    """The rows of a data set, read without its other columns where it can be."""
+    data = data.select_columns(name) if hasattr(data, "select_columns") else data
+    return (data[place] for place in range(len(data)))
 
 
 def teacher_from(

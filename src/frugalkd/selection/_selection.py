@@ -180,7 +180,8 @@ class Selection:
         self.pool: Ids = np.flatnonzero(used if aside is None else used & ~aside)
         if len(self.pool) == 1 and not loading.drop_last:
             batch_size = 1  # there is never another row to join
-        self._lengths = lengths_of(dataset) if loading.length_bucket_batches else None
+        grouped = loading.length_bucket_batches > 0
+        self._lengths = lengths_of(dataset, loading.lengths) if grouped else None
         ledger = checked_ledger(ledger, sampling, dataset)
         if targets is not None:
             targets.check(dataset)

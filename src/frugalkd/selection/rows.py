@@ -140,6 +140,7 @@ class DataLoading(Settings):
         drop_last: leave out a last batch that is short.
         length_bucket_batches: batches among which rows are regrouped by the data set's ``lengths``
             (:func:`frugalkd.data.source.bucketed`); 0: none.
+        lengths: how to get the lengths (samples,) of a data set that has none.
         gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
             rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
             ``when: now``.
@@ -159,6 +160,7 @@ class DataLoading(Settings):
     device: torch.device | str = "cpu"
     drop_last: bool = False
     length_bucket_batches: int = 0
+    lengths: Callable[[Any], NDArray[np.int64]] | None = None
     gradient_accumulation_steps: int = 1
     screen_batch: int = 256
 
