@@ -39,6 +39,10 @@ class Output(ABC):
     """Whether the outcome of a row is its loss under the training's objective, which screening then
     computes with the teacher's targets."""
 
+    by_loop: ClassVar[bool] = False
+    """Whether the training loop itself compares its model's outputs with what is right: labels are
+    not read for it, and :attr:`by_loss` is what screening calls."""
+
     by_top_class: ClassVar[bool] = False
     """Whether the teacher's top class, and nothing else of it, stands in for a label."""
 

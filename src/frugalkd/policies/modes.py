@@ -31,7 +31,9 @@ PROBE = 0.02
 
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
-OutputName = Literal["one-class", "several-labels", "regression", "embeddings", "tokens"]
+OutputName = Literal[
+    "one-class", "several-labels", "regression", "embeddings", "tokens", "distances"
+]
 """Kinds of output: the keys of :data:`frugalkd.outputs.OUTPUTS`."""
 
 

@@ -80,7 +80,7 @@ class Batch:
     def labels(self) -> Tensor:
         """int64 (rows,): the data's labels, or the teacher's top class where they have none; of
         another kind of output, what :mod:`frugalkd.outputs` says of it."""
-        return self._reader.label(self.data, self.targets)
+        return self._reader.label(self.ids, self.data, self.targets)
 
     @property
     def weighted(self) -> bool:

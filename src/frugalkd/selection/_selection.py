@@ -170,8 +170,8 @@ class Selection:
         check_mixed(dataset, policy, sampling, targets)
         if forward is None and policy.needs_screening and OUTPUTS[sampling.output].by_loss:
             raise SelectionMisuse(
-                "blocks of tokens are screened by their losses: pass forward=, which takes a "
-                "batch's data, targets= and progress="
+                f"how to screen {OUTPUTS[sampling.output].plural} is not known: pass forward=, "
+                "which takes a batch's data, targets= and progress=, and returns what observe takes"
             )
         weights = weights_of(sampling, dataset)
         weights = None if weights is None else checked_weights(weights, samples)

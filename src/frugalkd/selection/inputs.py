@@ -76,7 +76,7 @@ def check_fit(
             f"{output.plural} have no training dynamics, which are those of one class: leave out "
             "dynamics and label_noise"
         )
-    if not output.labelled and not isinstance(targets, Targets):
+    if not (output.labelled or output.by_loop or isinstance(targets, Targets)):
         raise TargetsError(f"{output.plural} are learned from a teacher: pass targets")
     by_teacher = sampling.label_free or policy.label_source == "teacher" or not output.labelled
     changes = isinstance(targets, Targets) and any(

@@ -365,7 +365,7 @@ class Reader:
         if labels is not None:
             return rows, labels, labels
         rows = self.with_targets(rows)
-        given = self.label(rows.data, rows.targets)
+        given = self.label(rows.ids, rows.data, rows.targets)
         return rows, self.judged_by(given, rows.targets), given
 
     def judged_by(self, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -374,8 +374,11 @@ class Reader:
             return labels
         return self.output.from_teacher(targets)
 
-    def label(self, data: Any, targets: Tensor | None) -> Tensor:
-        """The batch's labels, or what the teacher says where the data have none."""
+    def label(self, ids: Ids, data: Any, targets: Tensor | None) -> Tensor:
+        """The batch's labels, or what the teacher says where the data have none; zeros for a kind
+        of output that the loop compares itself."""
+        if self.output.by_loop:
+            return torch.zeros(len(ids), device=self.device)
         labels = self._labels(data)
         if labels is not None:
             return labels

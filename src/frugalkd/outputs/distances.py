@@ -1,0 +1,47 @@
+"""Whatever a model gives: the loop that trains it computes how far each row is from right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from frugalkd.errors import TargetsError
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.outputs.output import ScoredOutput
+
+
+@final
+class Distances(ScoredOutput):
+    """The outputs of a row are the distances (rows, heads) of a model's heads from what is right,
+    each over the mean distance of a model that knows nothing: 0 where a head is right, 1 where it
+    knows nothing. The distance of a row is the largest of them, so that its score is the lowest of
+    its heads. Neither labels nor a teacher are read for it.
+    """
+
+    name = plural = "distances"
+    labelled = False
+    by_loss = by_loop = True
+    label_form = "distances have no labels: the loop compares its outputs with them"
+
+    def as_labels(self, labels: Tensor) -> Tensor | None:
+        return labels
+
+    def check(self, right: Tensor, ids: NDArray[np.int64], width: int) -> None:
+        """Nothing is given."""
+
+    def from_teacher(self, targets: Tensor) -> Tensor:
+        raise TargetsError("a teacher gives no distances: compute them in the loop")
+
+    def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
+        largest = outputs.amax(dim=1)
+        return Outcome(1 - largest, largest < 1, 1 - largest, distance=largest)
+
+    def losses(self, outputs: Tensor, right: Tensor) -> Tensor:
+        return outputs.float().mean(dim=1)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.float()

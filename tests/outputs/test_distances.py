@@ -1,0 +1,170 @@
+"""Several heads, and whatever else a model gives: the loop says how far each row is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from frugalkd import DataLoading, Sampling, Selection, SelfRegulation, Training, distill
+from frugalkd.errors import SelectionMisuse, SettingError, TargetsError
+from frugalkd.integrations._frugal import Frugal
+from frugalkd.outputs import OUTPUTS
+from frugalkd.policies import Policy, RandomSubset
+from frugalkd.policies.by_outcome import InfoBatch
+
+DISTANCES = OUTPUTS["distances"]
+ROWS, BATCH, EPOCHS = 40, 8, 6
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classes, self.value = nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return {"class": self.classes(x), "value": self.value(x)[:, 0]}
+
+
+def rows():
+    torch.manual_seed(0)
+    x = torch.randn(ROWS, 4)
+    return [{"x": row, "class": int(row[:3].argmax()), "value": float(row.sum())} for row in x]
+
+
+def losses_of(given, batch):
+    """(rows, heads)."""
+    wrong = F.cross_entropy(given["class"], batch["class"], reduction="none")
+    return torch.stack([wrong, (given["value"] - batch["value"]).float().square()], dim=1)
+
+
+def distances_of(given, batch):
+    """One minus the probability of the class, and the squared error over the variance, 4."""
+    truth = given["class"].softmax(dim=1).gather(1, batch["class"][:, None])[:, 0]
+    return torch.stack([1 - truth, (given["value"] - batch["value"]).float().square() / 4], dim=1)
+
+
+def trained(policy: Policy, data=None, *, stop=None, state=None):
+    """The selection after its epochs or ``stop`` batches, its model, and the rows of each epoch."""
+    torch.manual_seed(1)
+    model, data = TwoHeads(), rows() if data is None else data
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    selection = Selection(
+        data, epochs=EPOCHS, batch_size=BATCH, model=model, seed=3,
+        sampling=Sampling(policy=policy, output="distances"), loading=DataLoading(screen_batch=7),
+        forward=lambda batch, targets, progress: distances_of(model(batch["x"]), batch),
+    )  # fmt: skip
+    if state is not None:
+        selection.load_state_dict(state[0])
+        model.load_state_dict(state[1])
+        optimizer.load_state_dict(state[2])
+    used, seen = [], 0
+    for epoch in selection:
+        used.append([])
+        for batch in epoch:
+            given = model(batch.data["x"])
+            losses = losses_of(given, batch.data).sum(dim=1)
+            batch.reduce(losses).backward()
+            batch.observe(distances_of(given, batch.data), losses=losses)
+            optimizer.step()
+            optimizer.zero_grad()
+            used[-1] += batch.ids.tolist()
+            seen += 1
+            if seen == stop:
+                states = (selection.state_dict(), model.state_dict(), optimizer.state_dict())
+                return states, model, used
+    return selection, model, used
+
+
+def test_the_score_is_the_lowest_of_the_heads():
+    given = torch.tensor([[0.1, 0.4], [1.2, 0.0], [float("nan"), 0.0]], dtype=torch.float64)
+    seen = DISTANCES.outcome(given, torch.zeros(3))
+    assert seen.distance[:2].tolist() == pytest.approx([0.4, 1.2])
+    assert seen.confidence[:2].tolist() == pytest.approx([0.6, -0.2])
+    assert seen.truth is seen.confidence or torch.equal(seen.truth[:2], seen.confidence[:2])
+    assert seen.correct.tolist() == [True, False, False]
+    assert torch.isnan(seen.confidence[2])
+    with pytest.raises(TargetsError, match="gives no distances"):
+        DISTANCES.from_teacher(given)
+
+
+def test_a_loop_with_two_heads_agrees_with_a_recount():
+    gate = SelfRegulation(confidence=0.7, max_skip=2)
+    selection, model, used = trained(gate)
+    data = rows()
+    torch.manual_seed(1)
+    other = TwoHeads()
+    optimizer = torch.optim.Adam(other.parameters(), 0.05)
+    streak, due = np.zeros(ROWS, int), np.zeros(ROWS, int)
+
+    def worst(ids):
+        batch = {name: torch.tensor([data[i][name] for i in ids]) for name in ("class", "value")}
+        batch["x"] = torch.stack([data[i]["x"] for i in ids])
+        given = other(batch["x"])
+        return losses_of(given, batch), distances_of(given, batch).amax(dim=1).detach().numpy()
+
+    def judge(ids, distance, after):
+        passed = (1 - distance >= np.float32(0.7)) & (distance < 1)
+        for place, ok in zip(ids, passed, strict=True):
+            streak[place] = streak[place] + 1 if ok else 0
+            due[place] = after + (min(2 ** (streak[place] - 1), 2) if ok else 0)
+        return passed
+
+    for number, ids in enumerate(used):
+        waiting = np.flatnonzero((streak > 0) & (due <= number))
+        if len(waiting):
+            with torch.no_grad():
+                judge(waiting, worst(waiting)[1], number)
+        assert sorted(ids) == np.flatnonzero(due <= number).tolist()
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            losses, distance = worst(batch)
+            losses.sum(dim=1).mean().backward()
+            judge(batch, distance, number + 1)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert len(used[-1]) < ROWS
+    for own, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(own, theirs)
+    assert selection.ledger["streak"].tolist() == streak.tolist()
+
+
+def test_a_loop_resumes_bit_for_bit():
+    gate = SelfRegulation(confidence=0.7, budget=0.5)
+    whole, model, used = trained(gate)
+    state, _, before = trained(gate, stop=8)
+    resumed, again, after = trained(gate, state=state)
+    assert [*before[:-1], before[-1] + after[0], *after[1:]] == used
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
+    for name, column in whole.ledger.columns.items():
+        assert np.array_equal(column, resumed.ledger[name], equal_nan=column.dtype.kind == "f")
+
+
+@pytest.mark.parametrize("policy", [RandomSubset(0.5), InfoBatch()], ids=["random", "infobatch"])
+def test_other_policies_go_by_the_largest_distance(policy):
+    selection, _, used = trained(policy)
+    assert sum(map(len, used)) < ROWS * EPOCHS
+    known = selection.ledger["visits"] > 0
+    assert known.sum() > 0.9 * ROWS
+    assert np.isfinite(selection.ledger["confidence"][known]).all()
+
+
+def test_what_is_not_possible_is_refused():
+    given: dict[str, Any] = {"sampling": Sampling(output="distances"), "epochs": 1, "batch_size": 4}
+    with pytest.raises(SelectionMisuse, match="how to screen distances is not known"):
+        Selection(rows(), model=TwoHeads(), **given)
+    given["sampling"] = Sampling(policy=SelfRegulation(ceiling=0.9), output="distances")
+    with pytest.raises(SelectionMisuse, match="leave it out"):
+        Selection(rows(), model=TwoHeads(), **given)
+    with pytest.raises(SettingError, match="for a loop of your own"):
+        Frugal()._take_settings(None, Sampling(output="distances"), None, None)
+    data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
+    with pytest.raises(SettingError, match="leave output out"):
+        distill(
+            nn.Linear(4, 3), data, teacher=nn.Linear(4, 3), training=Training(epochs=1),
+            sampling=Sampling(output="distances"),
+        )  # fmt: skip
