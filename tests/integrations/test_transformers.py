@@ -1049,10 +1049,34 @@ class Recorded(FrugalTrainer):
 def test_lengths_are_of_tokens_or_else_of_texts():
     lines, tokens = ["one", "seven", ""], [[1], [2, 3], []]
     both = datasets.Dataset.from_dict({"text": lines, "input_ids": tokens, "label": [0, 1, 0]})
-    assert lengths_in(both, "length").tolist() == [1, 2, 0]
-    assert lengths_in(both.remove_columns("input_ids"), "length").tolist() == [3, 5, 0]
-    assert lengths_in(both.rename_column("label", "length"), "length").tolist() == [0, 1, 0]
-    rows = [{"text": line, "input_ids": ids} for line, ids in zip(lines, tokens, strict=True)]
-    assert lengths_in(rows, "length").tolist() == [1, 2, 0]
-    with pytest.raises(UnsupportedData, match="group_by_length needs lengths"):
-        lengths_in(both.select_columns("label"), "length")
+    texts = both.remove_columns("input_ids")
+    pair = texts.add_column("other", ["a", "", "bc"])
+    for data, expected in (
+        (both, [1, 2, 0]),
+        (both.with_format("torch"), [1, 2, 0]),
+        ([both[place] for place in range(3)], [1, 2, 0]),
+        (texts, [3, 5, 0]),
+        (pair, [4, 5, 2]),
+        (texts.with_transform(lambda rows: {"input_ids": [[7] * 4, [7]][: len(rows["text"])]}), 4),
+        (both.rename_column("label", "length"), [0, 1, 0]),
+    ):
+        found = lengths_in(data, "length")
+        assert found.tolist() == (expected if isinstance(expected, list) else [expected] * 3)
+    for data in (both.select_columns("label"), [(1, 2)]):
+        with pytest.raises(UnsupportedData, match="group_by_length needs lengths, and rows are"):
+            lengths_in(data, "length")
+
+
+def test_held_out_rows_keep_their_order_under_group_by_length(texts, tmp_path):
+    only = texts.remove_columns("input_ids")
+    collate = lambda rows: collate_fn([{**row, "input_ids": [len(row["text"])]} for row in rows])  # noqa: E731
+    trainer = FrugalTrainer(
+        bert(),
+        arguments(
+            tmp_path, num_train_epochs=1, train_sampling_strategy="group_by_length",
+            remove_unused_columns=False, eval_strategy="epoch",
+        ),
+        train_dataset=only, eval_dataset=only, data_collator=collate,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.predict(only).label_ids.tolist() == texts["label"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from frugalkd import DataLoading, Sampling, Selection, SelfRegulation, Training, distill
+from frugalkd import (
+    KD,
+    DataLoading,
+    LiveTeacher,
+    Sampling,
+    Selection,
+    SelfRegulation,
+    Training,
+    distill,
+)
 from frugalkd.errors import SelectionMisuse, SettingError, TargetsError
-from frugalkd.integrations._frugal import Frugal
 from frugalkd.outputs import OUTPUTS
-from frugalkd.policies import Policy, RandomSubset
-from frugalkd.policies.by_outcome import InfoBatch
+from frugalkd.policies import Policy
+from frugalkd.policies.by_outcome import Kakurenbo
+
+pytest.importorskip("lightning", reason="needs the extra lightning")
+from frugalkd.integrations.lightning import FrugalCallback
 
 DISTANCES = OUTPUTS["distances"]
 ROWS, BATCH, EPOCHS = 40, 8, 6
@@ -56,7 +68,7 @@ def trained(policy: Policy, data=None, *, stop=None, state=None):
     selection = Selection(
         data, epochs=EPOCHS, batch_size=BATCH, model=model, seed=3,
         sampling=Sampling(policy=policy, output="distances"), loading=DataLoading(screen_batch=7),
-        forward=lambda batch, targets, progress: distances_of(model(batch["x"]), batch),
+        forward=lambda batch, targets=None, progress=0.0: distances_of(model(batch["x"]), batch),
     )  # fmt: skip
     if state is not None:
         selection.load_state_dict(state[0])
@@ -81,13 +93,14 @@ def trained(policy: Policy, data=None, *, stop=None, state=None):
 
 
 def test_the_score_is_the_lowest_of_the_heads():
-    given = torch.tensor([[0.1, 0.4], [1.2, 0.0], [float("nan"), 0.0]], dtype=torch.float64)
-    seen = DISTANCES.outcome(given, torch.zeros(3))
+    given = [[0.1, 0.4], [1.2, 0.0], [float("nan"), 0.0], [-3.0, 0.5]]
+    given = torch.tensor(given, dtype=torch.float64)
+    seen = DISTANCES.outcome(given, torch.zeros(4))
     assert seen.distance[:2].tolist() == pytest.approx([0.4, 1.2])
     assert seen.confidence[:2].tolist() == pytest.approx([0.6, -0.2])
-    assert seen.truth is seen.confidence or torch.equal(seen.truth[:2], seen.confidence[:2])
-    assert seen.correct.tolist() == [True, False, False]
-    assert torch.isnan(seen.confidence[2])
+    assert torch.equal(seen.truth[:2], seen.confidence[:2])
+    assert seen.correct.tolist() == [True, False, False, False]
+    assert seen.confidence.isnan().tolist() == [False, False, True, True]
     with pytest.raises(TargetsError, match="gives no distances"):
         DISTANCES.from_teacher(given)
 
@@ -144,13 +157,63 @@ def test_a_loop_resumes_bit_for_bit():
         assert np.array_equal(column, resumed.ledger[name], equal_nan=column.dtype.kind == "f")
 
 
-@pytest.mark.parametrize("policy", [RandomSubset(0.5), InfoBatch()], ids=["random", "infobatch"])
-def test_other_policies_go_by_the_largest_distance(policy):
-    selection, _, used = trained(policy)
-    assert sum(map(len, used)) < ROWS * EPOCHS
-    known = selection.ledger["visits"] > 0
-    assert known.sum() > 0.9 * ROWS
-    assert np.isfinite(selection.ledger["confidence"][known]).all()
+def test_a_policy_that_ranks_by_loss_ranks_by_the_distance():
+    policy = Kakurenbo(fraction=0.5, confidence=0.0)
+    (state, *_), _, _ = trained(policy, stop=ROWS // BATCH)
+    distance = 1 - state["columns"]["confidence"].numpy()
+    _, _, used = trained(policy)
+    hidden = np.setdiff1d(np.arange(ROWS), used[1])
+    assert 0 < len(hidden) <= ROWS // 2
+    kept = np.setdiff1d(np.flatnonzero(distance < 1), hidden)
+    assert distance[hidden].max() <= distance[kept].min()
+
+
+def test_a_cost_sets_nothing_aside():
+    sampling = Sampling(cost=0.5, output="distances")
+    assert isinstance(sampling.chosen_policy, SelfRegulation)
+    assert sampling.chosen_policy.probe == 0
+
+
+def test_targets_reach_the_batch_and_the_screening():
+    torch.manual_seed(0)
+    data, model, teacher = torch.randn(12, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+    seen = []
+
+    def forward(x, targets, progress):
+        seen.append((targets, teacher(x), progress))
+        return (model(x) - targets).square()
+
+    selection = Selection(
+        Only(data), epochs=3, batch_size=4, model=model, forward=forward,
+        sampling=Sampling(policy=SelfRegulation(confidence=1e-9, max_skip=1), output="distances"),
+        targets=LiveTeacher(teacher),
+    )  # fmt: skip
+    for epoch in selection:
+        for batch in epoch:
+            distance = (model(batch.data) - batch.targets).square() / 100
+            batch.observe(distance)
+            with pytest.raises(SelectionMisuse, match=r"read them from batch\.data"):
+                _ = batch.labels
+    assert seen
+    for targets, expected, progress in seen:
+        assert torch.allclose(targets, expected)
+        assert progress == pytest.approx(2 / 3)
+
+
+class Only(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, id):
+        return self.rows[id]
+
+
+@dataclass(frozen=True)
+class Learned(KD):
+    output = "distances"
 
 
 def test_what_is_not_possible_is_refused():
@@ -160,11 +223,11 @@ def test_what_is_not_possible_is_refused():
     given["sampling"] = Sampling(policy=SelfRegulation(ceiling=0.9), output="distances")
     with pytest.raises(SelectionMisuse, match="leave it out"):
         Selection(rows(), model=TwoHeads(), **given)
-    with pytest.raises(SettingError, match="for a loop of your own"):
-        Frugal()._take_settings(None, Sampling(output="distances"), None, None)
     data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
+    pair = {"teacher": nn.Linear(4, 3), "training": Training(epochs=1)}
     with pytest.raises(SettingError, match="leave output out"):
-        distill(
-            nn.Linear(4, 3), data, teacher=nn.Linear(4, 3), training=Training(epochs=1),
-            sampling=Sampling(output="distances"),
-        )  # fmt: skip
+        distill(nn.Linear(4, 3), data, **pair, sampling=Sampling(output="distances"))
+    with pytest.raises(SettingError, match="for a loop of your own"):
+        distill(nn.Linear(4, 3), data, **pair, objective=Learned())
+    with pytest.raises(SettingError, match="for a loop of your own"):
+        FrugalCallback(sampling=Sampling(output="distances"))

@@ -382,11 +382,16 @@ def by_length(ids: Ids, lengths: NDArray[np.int64]) -> Ids:
 def lengths_of(
     dataset: object, read: Callable[[Any], NDArray] | None = None
 ) -> NDArray[np.int64] | None:
-    """``read(dataset)``, or else ``dataset.lengths``, int64 (samples,), where the data set gives
-    the lengths of its samples. Raises UnsupportedData."""
-    given = getattr(dataset, "lengths", None) if read is None else read(dataset)
+    """``dataset.lengths``, or else ``read(dataset)``, int64 (samples,), where the lengths of the
+    data set's samples are known. Raises UnsupportedData, DataError where ``read`` fails."""
+    given = getattr(dataset, "lengths", None)
     if given is None or callable(given):
-        return None
+        if read is None:
+            return None
+        try:
+            given = read(dataset)
+        except Exception as error:
+            blame(error, DataError, "the function given as lengths fails on the data set")
     lengths, samples = np.asarray(given), len(dataset)  # pyright: ignore[reportArgumentType]
     if lengths.dtype.kind not in "iu" or lengths.shape != (samples,):
         raise UnsupportedData(

@@ -83,10 +83,6 @@ class Frugal:
         dataset: object = None,
     ) -> None:
         self.sampling = learned(sampling, objective, dataset).at_cost(cost)
-        if OUTPUTS[self.sampling.output].by_loop:
-            raise SettingError(
-                f"sampling.output {self.sampling.output} is for a loop of your own: leave it out"
-            )
         self.policy = self.sampling.chosen_policy
         self.objective, self._store = objective, store
 

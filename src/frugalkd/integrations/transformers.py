@@ -26,6 +26,7 @@ from accelerate.utils import parse_flag_from_env
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import SequentialSampler
 
 try:
     import transformers
@@ -34,7 +35,8 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.data.batches import call, checked_labels, inputs_of, join_padded, split
+from frugalkd.data.batches import call, checked_labels, form, inputs_of, join_padded, split
+from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import check_map_style
 from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
 from frugalkd.distributed.ranks import Ranks, world_here
@@ -449,11 +451,18 @@ class FrugalMixin(Frugal, _Trainer):
         return selection
 
     def _window(self, rows: int) -> int:
-        """The batches among which ``group_by_length`` sorts, as transformers' own sampler: 50, or
-        so many that there are four windows; 0 without it."""
+        """The batches among which ``group_by_length`` sorts, as transformers' own sampler: those of
+        50 steps, or of so many that there are four windows; 0 without it."""
+        accumulation = self.args.gradient_accumulation_steps
+        step = self._train_batch_size * self.args.world_size * accumulation
+        return min(rows // (4 * step), 50) * accumulation if self._grouped else 0
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Held-out rows in their order: ``group_by_length`` is of training. transformers' own needs
+        tokens to sort by, and returns predictions in that order."""
         if not self._grouped:
-            return 0
-        return min(rows // (4 * self._train_batch_size * self.args.world_size), 50)
+            return super()._get_eval_sampler(eval_dataset)
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -839,28 +848,29 @@ def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
     return None
 
 
-def lengths_in(data: Any, column: str) -> NDArray[np.int64]:
+def lengths_in(data: Any, column: str) -> NDArray[Any]:
     """A data set's ``column`` of lengths, or else how many tokens its rows have or, before these
-    are made, how many characters their first text. Raises UnsupportedData."""
-    if isinstance(data, Corpus):
-        return data.lengths
-    first = data[0]
-    names = list(first) if isinstance(first, Mapping) else []
-    if column in names:
-        return np.array([row[column] for row in _only(data, column)])
-    for name in names:
-        if name == "input_ids" or ("input_ids" not in names and isinstance(first[name], str)):
-            return np.array([len(row[name]) for row in _only(data, name)], dtype=np.int64)
-    raise UnsupportedData(
-        f"group_by_length needs lengths, and the data have no column {column!r}, 'input_ids' or of "
-        f"texts, but {few(names)}: add one, or leave group_by_length out"
-    )
+    are made, how many characters their texts. Raises UnsupportedData."""
+    with streams_restored():
+        first = data[0]
+        names = list(first) if isinstance(first, Mapping) else []
+        if column in names:
+            return np.array(list(_column(data, column)))
+        found = [name for name in names if isinstance(first[name], str)]
+        found = ["input_ids"] if "input_ids" in names else found
+        if not found:
+            raise UnsupportedData(
+                f"group_by_length needs lengths, and rows are {form(first)}: add a column "
+                f"{column!r}, 'input_ids' or of texts, or leave group_by_length out"
+            )
+        return np.sum([[len(part) for part in _column(data, name)] for name in found], axis=0)
 
 
-def _only(data: Any, name: str) -> Iterator[Any]:
-    """The rows of a data set, read without its other columns where it can be."""
-    data = data.select_columns(name) if hasattr(data, "select_columns") else data
-    return (data[place] for place in range(len(data)))
+def _column(data: Any, name: str) -> Any:
+    """The values of a column, without the other ones where these need not be read."""
+    if hasattr(data, "with_format") and data.format["type"] != "custom":
+        return data.with_format(None)[name]
+    return (data[place][name] for place in range(len(data)))
 
 
 def teacher_from(

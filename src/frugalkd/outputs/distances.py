@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +20,7 @@ class Distances(ScoredOutput):
     """The outputs of a row are the distances (rows, heads) of a model's heads from what is right,
     each over the mean distance of a model that knows nothing: 0 where a head is right, 1 where it
     knows nothing. The distance of a row is the largest of them, so that its score is the lowest of
-    its heads. Neither labels nor a teacher are read for it.
+    its heads. One below 0 is no distance, and counts as not finite. Labels are not read.
     """
 
     name = plural = "distances"
@@ -28,7 +29,7 @@ class Distances(ScoredOutput):
     label_form = "distances have no labels: the loop compares its outputs with them"
 
     def as_labels(self, labels: Tensor) -> Tensor | None:
-        return labels
+        return None
 
     def check(self, right: Tensor, ids: NDArray[np.int64], width: int) -> None:
         """Nothing is given."""
@@ -37,11 +38,12 @@ class Distances(ScoredOutput):
         raise TargetsError("a teacher gives no distances: compute them in the loop")
 
     def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
-        largest = outputs.amax(dim=1)
+        largest = self.losses(outputs, right)
         return Outcome(1 - largest, largest < 1, 1 - largest, distance=largest)
 
     def losses(self, outputs: Tensor, right: Tensor) -> Tensor:
-        return outputs.float().mean(dim=1)
+        low, high = outputs.float().aminmax(dim=1)
+        return torch.where(low < 0, torch.nan, high)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.float()

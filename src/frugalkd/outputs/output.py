@@ -36,12 +36,12 @@ class Output(ABC):
     """Whether data may have labels of this kind; else the teacher's output alone is right."""
 
     by_loss: ClassVar[bool] = False
-    """Whether the outcome of a row is its loss under the training's objective, which screening then
-    computes with the teacher's targets."""
+    """Whether the outcome of a row is a loss or a distance that the training computes: screening
+    calls ``forward`` with the teacher's targets and the progress, too."""
 
     by_loop: ClassVar[bool] = False
-    """Whether the training loop itself compares its model's outputs with what is right: labels are
-    not read for it, and :attr:`by_loss` is what screening calls."""
+    """Whether a loop of one's own compares the model with what is right, ``forward`` as well:
+    labels are not read for it."""
 
     by_top_class: ClassVar[bool] = False
     """Whether the teacher's top class, and nothing else of it, stands in for a label."""

@@ -137,7 +137,8 @@ class Sampling(Settings):
         """The policy, or that of the mode, limited to the cost."""
         gate = self.regulation or SelfRegulation()
         chosen = choose(self.policy, self.mode or "regulated", gate, self.cost)
-        if self.output == "tokens" and self.cost is not None and isinstance(chosen, SelfRegulation):
+        probed = isinstance(chosen, SelfRegulation) and self.cost is not None
+        if probed and self.output in ("tokens", "distances"):
             chosen = replace(chosen, probe=0.0)  # which counts right answers
         return chosen
 

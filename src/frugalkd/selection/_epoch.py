@@ -80,7 +80,7 @@ class Batch:
     def labels(self) -> Tensor:
         """int64 (rows,): the data's labels, or the teacher's top class where they have none; of
         another kind of output, what :mod:`frugalkd.outputs` says of it."""
-        return self._reader.label(self.ids, self.data, self.targets)
+        return self._reader.label(self.data, self.targets)
 
     @property
     def weighted(self) -> bool:
@@ -129,7 +129,10 @@ class Batch:
             raise SelectionMisuse("this batch was observed already: observe each batch once")
         checked_logits(logits, len(self.ids), "the training loop", SelectionMisuse)
         output = self._reader.output
-        labels = self.labels if labels is None else checked_labels(labels, output)
+        if labels is not None:
+            labels = checked_labels(labels, output)
+        else:  # where the loop compares, nothing reads them
+            labels = logits.new_zeros(len(logits)) if output.by_loop else self.labels
         for what, given in (("labels", labels), ("losses", losses)):
             if given is not None:
                 self._check_rows(what, given)

@@ -23,7 +23,7 @@ from frugalkd.data.source import (
     mixed_of,
     open_source,
 )
-from frugalkd.errors import DataError, TargetsError, UnsupportedData, few
+from frugalkd.errors import DataError, SelectionMisuse, TargetsError, UnsupportedData, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.features import Features
 from frugalkd.outputs import OUTPUTS
@@ -140,7 +140,7 @@ class DataLoading(Settings):
         drop_last: leave out a last batch that is short.
         length_bucket_batches: batches among which rows are regrouped by the data set's ``lengths``
             (:func:`frugalkd.data.source.bucketed`); 0: none.
-        lengths: how to get the lengths (samples,) of a data set that has none.
+        lengths: how to get the lengths, integers (samples,), of a data set that has none itself.
         gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
             rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
             ``when: now``.
@@ -362,10 +362,12 @@ class Reader:
         """The rows, what counts as right, and the given labels; the teacher is queried where it
         decides that."""
         labels = None if self._judged_by_teacher else self._labels(rows.data)
+        if self.output.by_loop:
+            labels = torch.zeros(len(rows.ids), device=self.device)  # which nothing reads
         if labels is not None:
             return rows, labels, labels
         rows = self.with_targets(rows)
-        given = self.label(rows.ids, rows.data, rows.targets)
+        given = self.label(rows.data, rows.targets)
         return rows, self.judged_by(given, rows.targets), given
 
     def judged_by(self, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -374,11 +376,10 @@ class Reader:
             return labels
         return self.output.from_teacher(targets)
 
-    def label(self, ids: Ids, data: Any, targets: Tensor | None) -> Tensor:
-        """The batch's labels, or what the teacher says where the data have none; zeros for a kind
-        of output that the loop compares itself."""
+    def label(self, data: Any, targets: Tensor | None) -> Tensor:
+        """The batch's labels, or what the teacher says where the data have none."""
         if self.output.by_loop:
-            return torch.zeros(len(ids), device=self.device)
+            raise SelectionMisuse(f"{self.output.label_form}: read them from batch.data")
         labels = self._labels(data)
         if labels is not None:
             return labels

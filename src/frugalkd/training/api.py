@@ -336,9 +336,11 @@ def learned(
     if sampling is None:
         sampling = Sampling(policy=All()) if tokens else Sampling()
     check_types(sampling=(sampling, Sampling), objective=(objective, Objective | None))
-    if not tokens and objective is None:
-        return sampling
-    learns = "tokens" if tokens else objective.learns  # pyright: ignore
+    learns = sampling.output
+    if tokens or objective is not None:
+        learns = "tokens" if tokens else objective.learns  # pyright: ignore
+    if OUTPUTS[learns].by_loop:
+        raise SettingError(f"the output {learns} is for a loop of your own, over a Selection")
     if sampling.output not in ("one-class", learns):
         raise SettingError(
             f"sampling.output is {sampling.output}, and {type(objective or dataset).__name__} "
