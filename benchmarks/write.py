@@ -31,6 +31,7 @@ from benchmarks.comparisons import (
 )
 from benchmarks.cost_ratio import cost_table, variants_table
 from benchmarks.language.gains import table as gains_table
+from benchmarks.language.rivals import table as rivals_table
 from benchmarks.language.seconds import table as seconds_table
 from benchmarks.noise.table import table as noise_table
 from benchmarks.outputs.embeddings_time import table as embeddings_time_table
@@ -262,12 +263,13 @@ BY_FILE = {
     reference_table: ("fashion-mnist-reference",),
     objectives_table: ("objectives",),
     errors_table: (
-        "language-students", "language-draws", "language-parts", "language-cut",
+        "language-students", "language-draws", "language-parts", "language-once", "language-cut",
         "language-smollm2", "outputs-trec6-table", "outputs-trec6-encoder", "outputs-diamonds",
     ),
     thresholds_table: ("outputs-thresholds",),
     embeddings_time_table: ("embeddings-time",),
     gains_table: ("language-gains",),
+    rivals_table: ("language-rivals",),
     seconds_table: ("language-seconds",),
     fuzz_table: ("fuzz",),
     torture_table: ("torture",),
