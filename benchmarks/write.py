@@ -270,7 +270,7 @@ BY_FILE = {
     embeddings_time_table: ("embeddings-time",),
     gains_table: ("language-gains",),
     rivals_table: ("language-rivals",),
-    seconds_table: ("language-seconds",),
+    seconds_table: ("language-seconds", "language-seconds-50k"),
     fuzz_table: ("fuzz",),
     torture_table: ("torture",),
     soak_line: ("soak",),
