@@ -37,16 +37,13 @@ transformers: Any = importlib.import_module("transformers")
 pl: Any = importlib.import_module("pytorch_lightning")
 
 from frugalkd.integrations import transformers as integration  # noqa: E402
+from frugalkd.integrations._hugging_face import check_devices  # noqa: E402
 from frugalkd.integrations.lightning import (  # noqa: E402
     FrugalCallback,
     FrugalLoader,
     check_trainer,
 )
-from frugalkd.integrations.transformers import (  # noqa: E402
-    FrugalMixin,
-    FrugalTrainer,
-    check_devices,
-)
+from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
 
 preload("frugalkd.integrations.transformers", "frugalkd.integrations.lightning")
 

@@ -40,7 +40,7 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.files.tensors import save_weights
-from frugalkd.models import build_model, build_text_model, reorder_classes
+from frugalkd.models import build_text_model, reorder_classes
 from frugalkd.policies import Plan
 from frugalkd.policies.modes import HORIZON, PROBE
 from frugalkd.policies.policy import Ungated
@@ -51,12 +51,10 @@ transformers: Any = pytest.importorskip("transformers", reason="needs the extra 
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
 
 from frugalkd.integrations._frugal import torchs_start_method  # noqa: E402
+from frugalkd.integrations._hugging_face import teacher_from  # noqa: E402
 from frugalkd.integrations.transformers import (  # noqa: E402
     FrugalMixin,
     FrugalTrainer,
-    forward_of,
-    lengths_in,
-    teacher_from,
 )
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 2, 3, 6
@@ -437,23 +435,6 @@ def tokenizer_of(words):
     )
 
 
-def test_a_named_teacher_of_another_vocabulary_is_refused(tmp_path):
-    student, same = tokenizer_of(["card", "lost"]), tokenizer_of(["card", "lost", "more"])
-    bert(1).save_pretrained(tmp_path)
-    teacher_from(tmp_path, bert(), student)  # its tokenizer is not known
-    same.save_pretrained(tmp_path)
-    teacher_from(tmp_path, bert(), student)
-    tokenizer_of(["lost", "card"]).save_pretrained(tmp_path)
-    with pytest.raises(TargetsError, match=r"2 of 4 tokens; 'card' is token 3 there and token 2"):
-        teacher_from(tmp_path, bert(), student)
-
-
-def test_a_named_teacher_without_a_trained_head_is_refused(tmp_path):
-    transformers.BertModel(bert().config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="is no classifier: it has no weights of classifier"):
-        teacher_from(tmp_path, bert())
-
-
 @pytest.mark.parametrize("names", ["A B C", "LABEL_0 LABEL_1 LABEL_2", "c a b"])
 def test_class_names_that_mean_the_same_pass(names):
     pair = named(names, "a b c")
@@ -594,20 +575,6 @@ def test_metrics_have_the_cost(texts, tmp_path):
     assert metrics["cost"] == pytest.approx(rows / (6 * ROWS))
     assert 0.4 < metrics["cost"] <= 0.5 + 1 / ROWS
     assert metrics["budget"] <= metrics["cost"]
-
-
-def test_a_run_of_pictures_reads_the_trainers(tmp_path):
-    model = build_model("mlp", num_classes=3, in_channels=1, image_size=(8, 8), hidden=[4])
-    save_weights(tmp_path / "w.safetensors", model)
-    card = {"schema": 1, "weights": "w.safetensors", "num_classes": 3, "shape": [1, 8, 8]}
-    card |= {"model": {"name": "mlp", "options": {"hidden": [4]}}, "mean": [0.5], "std": [0.5]}
-    (tmp_path / "model.json").write_text(json.dumps(card))
-    loaded, x = teacher_from(tmp_path, bert()), torch.rand(5, 1, 8, 8)
-    logits = forward_of(loaded, "labels")({"pixel_values": x, "labels": torch.arange(5)})
-    assert torch.equal(logits, model.eval()(x))
-    processing = SimpleNamespace(image_mean=[0.5], image_std=[0.25])
-    with pytest.raises(TargetsError, match=r"these are normalised by \(0\.5,\) and \(0\.25,\)"):
-        teacher_from(tmp_path, bert(), processing)
 
 
 @pytest.mark.parametrize("kind", [FrugalTrainer, Own])
@@ -1044,27 +1011,6 @@ class Recorded(FrugalTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         self.seen = [*getattr(self, "seen", []), self.planned.batch.ids]
         return super().training_step(model, inputs, num_items_in_batch)
-
-
-def test_lengths_are_of_tokens_or_else_of_texts():
-    lines, tokens = ["one", "seven", ""], [[1], [2, 3], []]
-    both = datasets.Dataset.from_dict({"text": lines, "input_ids": tokens, "label": [0, 1, 0]})
-    texts = both.remove_columns("input_ids")
-    pair = texts.add_column("other", ["a", "", "bc"])
-    for data, expected in (
-        (both, [1, 2, 0]),
-        (both.with_format("torch"), [1, 2, 0]),
-        ([both[place] for place in range(3)], [1, 2, 0]),
-        (texts, [3, 5, 0]),
-        (pair, [4, 5, 2]),
-        (texts.with_transform(lambda rows: {"input_ids": [[7] * 4, [7]][: len(rows["text"])]}), 4),
-        (both.rename_column("label", "length"), [0, 1, 0]),
-    ):
-        found = lengths_in(data, "length")
-        assert found.tolist() == (expected if isinstance(expected, list) else [expected] * 3)
-    for data in (both.select_columns("label"), [(1, 2)]):
-        with pytest.raises(UnsupportedData, match="group_by_length needs lengths, and rows are"):
-            lengths_in(data, "length")
 
 
 def test_held_out_rows_keep_their_order_under_group_by_length(texts, tmp_path):

@@ -42,7 +42,7 @@ class TwoHeads(nn.Module):
         return {"class": self.classes(x), "value": self.value(x)[:, 0]}
 
 
-def rows():
+def rows() -> Any:
     torch.manual_seed(0)
     x = torch.randn(ROWS, 4)
     return [{"x": row, "class": int(row[:3].argmax()), "value": float(row.sum())} for row in x]
@@ -60,7 +60,7 @@ def distances_of(given, batch):
     return torch.stack([1 - truth, (given["value"] - batch["value"]).float().square() / 4], dim=1)
 
 
-def trained(policy: Policy, data=None, *, stop=None, state=None):
+def trained(policy: Policy, data=None, *, stop=None, state=None) -> Any:
     """The selection after its epochs or ``stop`` batches, its model, and the rows of each epoch."""
     torch.manual_seed(1)
     model, data = TwoHeads(), rows() if data is None else data

@@ -6,13 +6,10 @@ Needs the extra ``transformers``. :class:`FrugalTrainer` replaces ``Trainer``, a
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -21,11 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.utils import parse_flag_from_env
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 
 try:
@@ -35,23 +28,19 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.data.batches import call, checked_labels, form, inputs_of, join_padded, split
-from frugalkd.data.probe import streams_restored
+from frugalkd.data.batches import call, join_padded
 from frugalkd.data.source import check_map_style
-from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
-from frugalkd.distributed.ranks import Ranks, world_here
+from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import (
     ModelError,
     RunFolderError,
     SelectionMisuse,
     SettingError,
-    TargetsError,
     UnsupportedData,
     few,
 )
 from frugalkd.files import StrPath, path_of
 from frugalkd.files.opening import named
-from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.integrations._frugal import (
     IDLE_STORE,
@@ -61,19 +50,29 @@ from frugalkd.integrations._frugal import (
     full_epoch,
     torchs_start_method,
 )
+from frugalkd.integrations._hugging_face import (
+    as_dict,
+    check_devices,
+    forward_of,
+    labels_in,
+    labels_of,
+    lengths_in,
+    logits_of,
+    set_rates,
+    teacher_from,
+    without,
+)
 from frugalkd.language.corpus import Corpus, tokenize_corpus
 from frugalkd.language.criterion import TokenCriterion, check_held_out_corpus, token_targets
 from frugalkd.language.encodings import HeadAndTail
 from frugalkd.language.loss import check_token_objective
 from frugalkd.language.models import CausalModel, load_causal
 from frugalkd.language.targets import LiveTokens, StoredTokens
-from frugalkd.models.origin import origin_of
-from frugalkd.models.saved import CARD, Loaded, load
 from frugalkd.objectives import (
     Objective,
 )
 from frugalkd.objectives.criterion import Criterion
-from frugalkd.outputs import ONE_CLASS, OUTPUTS, Output
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
 from frugalkd.policies.modes import OutputName
 from frugalkd.selection import Batch, DataLoading, Selection
@@ -650,61 +649,6 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     own_loss = False
 
 
-def check_devices(
-    args: transformers.TrainingArguments, accelerator: Accelerator, model: object = None
-) -> None:
-    """Raises SelectionMisuse for ways to use several devices in which a rank would not train the
-    rows that the plan gives it."""
-    kind = accelerator.distributed_type
-    wanted = {
-        name: getattr(args, name.lower(), None) or parse_flag_from_env(f"ACCELERATE_USE_{name}")
-        for name in ("DEEPSPEED", "FSDP")
-    }
-    parallel = getattr(accelerator, "parallelism_config", None)
-    loading, why = accelerator.dataloader_config, None
-    if args.n_gpu > 1:
-        why = (
-            f"one process with {args.n_gpu} devices (DataParallel) splits each batch: start one "
-            f"process a device (torchrun --nproc-per-node {args.n_gpu}), or set "
-            "CUDA_VISIBLE_DEVICES"
-        )
-    elif wanted["DEEPSPEED"] or kind == DistributedType.DEEPSPEED:
-        why = "DeepSpeed is not supported: leave it out, and start with torchrun (DDP)"
-    elif wanted["FSDP"] and kind != DistributedType.FSDP:
-        why = (
-            f"Accelerate ignores FSDP on {accelerator.device.type}, and would train with DDP: "
-            "leave it out, or shard with frugalkd.distill and Training(fsdp=True)"
-        )
-    elif kind == DistributedType.FSDP and (args.torch_compile or not accelerator.is_fsdp2):
-        why = (
-            "of FSDP, version 1 and compiled models are not supported: set the version of "
-            "fsdp_config to 2, and torch_compile to False"
-        )
-    elif not (kind in ("NO", "FSDP") or kind.startswith("MULTI_")):
-        why = f"{kind.value} is not supported: start with torchrun (DDP)"
-    elif (parallel is not None and parallel.non_data_parallel_size > 1) or getattr(
-        model, "is_distributed_loading_by_transformers", False
-    ):
-        why = (
-            "tensor, context and sequence parallelism, and models that are sharded as they are "
-            "loaded, are not supported: leave parallelism_config and distributed_config out"
-        )
-    elif loading.dispatch_batches or loading.split_batches:
-        why = (
-            "each process reads its own rows of the plan: leave dispatch_batches and split_batches "
-            "out of accelerator_config"
-        )
-    elif args.auto_find_batch_size and args.world_size > 1:
-        why = "auto_find_batch_size may find another size on each process: set the batch size"
-    elif args.world_size != world_here():
-        why = (
-            f"the arguments name {args.world_size} processes and torch.distributed "
-            f"{world_here()}: make TrainingArguments before any process group"
-        )
-    if why is not None:
-        raise SelectionMisuse(why)
-
-
 def _no_empty_epoch(record: logging.LogRecord) -> bool:
     """Leaves out the trainer's warning of an epoch without batches: there the plan ends."""
     return "single sample in your epoch_iterator" not in record.getMessage()
@@ -784,166 +728,3 @@ class StepBatches:
         for _ in range(self._size - 1):
             batch = next(self._rest, None)
             yield {} if batch is None else dict(batch.data)
-
-
-def set_rates(scheduler: Any, at: float, factor: float) -> None:
-    """Set the learning rates to those of ``scheduler`` at step ``at``, which need not be a whole
-    number, times ``factor``. A schedule that is no function of the step is left as it is. Raises
-    SelectionMisuse where ``factor`` is to scale that one."""
-    if not isinstance(scheduler, LambdaLR):
-        if factor != 1:
-            raise SelectionMisuse(
-                f"this policy scales the learning rate, and {type(scheduler).__name__} has no "
-                "function of the step: choose lr_scheduler_type linear, cosine or another LambdaLR"
-            )
-        return
-    functions = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-    rates = [base * function(at) * factor for base, function in functions]  # pyright: ignore
-    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    scheduler._last_lr = rates
-
-
-def as_dict(collate_fn: Callable[[list[Any]], Any], samples: list[Any]) -> dict[str, Any]:
-    """What the data collator makes of ``samples``, as a plain dictionary."""
-    batch = collate_fn(samples)
-    if not isinstance(batch, Mapping):
-        raise UnsupportedData(
-            f"the data collator returns a {type(batch).__name__}: return a dictionary with the "
-            "model's arguments and 'labels'"
-        )
-    return dict(batch)
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """The logits (rows, classes) of what ``compute_loss`` returns. Raises ModelError."""
-    found = outputs.get("logits") if isinstance(outputs, Mapping) else None
-    if found is None and isinstance(outputs, tuple | list) and len(outputs) > 1:
-        found = outputs[1]
-    if not isinstance(found, Tensor):
-        raise ModelError(
-            f"compute_loss returns a {type(outputs).__name__} without logits: with "
-            "return_outputs=True return (loss, outputs), and logits among the outputs"
-        )
-    return found
-
-
-def labels_in(batch: Mapping[str, Any], name: str, output: Output = ONE_CLASS) -> Tensor | None:
-    """What a batch holds under ``name``, or as ``labels`` or ``label``."""
-    return checked_labels(batch[name], output) if name in batch else split(batch, output)[1]
-
-
-def without(batch: Any, name: str) -> Any:
-    """The inputs of a batch whose labels are called ``name``."""
-    inputs = inputs_of(batch)
-    return {key: inputs[key] for key in inputs if key != name}
-
-
-def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
-    """A Hugging Face data set's column of class indices, None where it is no such thing."""
-    features = getattr(data, "features", None) or {}
-    for name in dict.fromkeys((label, "label", "labels", "label_ids")):
-        if str(getattr(features.get(name), "dtype", "")).startswith("int"):
-            return np.asarray(data.with_format("numpy")[name][:], dtype=np.int64)
-    return None
-
-
-def lengths_in(data: Any, column: str) -> NDArray[Any]:
-    """A data set's ``column`` of lengths, or else how many tokens its rows have or, before these
-    are made, how many characters their texts. Raises UnsupportedData."""
-    with streams_restored():
-        first = data[0]
-        names = list(first) if isinstance(first, Mapping) else []
-        if column in names:
-            return np.array(list(_column(data, column)))
-        found = [name for name in names if isinstance(first[name], str)]
-        found = ["input_ids"] if "input_ids" in names else found
-        if not found:
-            raise UnsupportedData(
-                f"group_by_length needs lengths, and rows are {form(first)}: add a column "
-                f"{column!r}, 'input_ids' or of texts, or leave group_by_length out"
-            )
-        return np.sum([[len(part) for part in _column(data, name)] for name in found], axis=0)
-
-
-def _column(data: Any, name: str) -> Any:
-    """The values of a column, without the other ones where these need not be read."""
-    if hasattr(data, "with_format") and data.format["type"] != "custom":
-        return data.with_format(None)[name]
-    return (data[place][name] for place in range(len(data)))
-
-
-def teacher_from(
-    name: StrPath,
-    student: nn.Module,
-    processing: Any = None,
-    output: Output = ONE_CLASS,
-    imports: Collection[str] = (),
-) -> nn.Module:
-    """The classifier, or the model of another kind of ``output``, in a folder or on the hub, for
-    the student's kind of inputs, or of a run folder. Raises ModelError; TargetsError where it is
-    known to read other tokens, or pictures of another normalisation, than ``processing`` gives, or
-    to have another kind of output. What :func:`frugalkd.load` raises."""
-    own = vocabulary_of(processing)
-    if os.path.isfile(path_of(name) / CARD):
-        loaded = load(name, imports=imports)
-        loaded.check_output(output, f"the teacher in {one_line(name)}")
-        _check_inputs(loaded, processing, own)
-        return loaded.model
-    pictures = getattr(student, "main_input_name", "input_ids") == "pixel_values"
-    kind = (
-        transformers.AutoModelForImageClassification
-        if pictures
-        else transformers.AutoModelForSequenceClassification
-    )
-    try:
-        given = {"trust_remote_code": False, "output_loading_info": True}
-        teacher, loading = kind.from_pretrained(name, **given)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"no teacher at {str(name)!r}: {one_line(error)[:200]}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise ModelError(
-            f"{str(name)!r} is no classifier: it has no weights of {few(missing)}, which would be "
-            "random: train it on these classes first"
-        )
-    if own:
-        with suppress(ModelError):  # a folder of a model alone
-            check_vocabulary(own, vocabulary_of(from_transformers("AutoTokenizer", str(name))))
-    return teacher
-
-
-def _check_inputs(teacher: Loaded, processing: Any, own: dict[str, int]) -> None:
-    """Raises TargetsError where a run's model reads other inputs than ``processing`` gives."""
-    origin, mean = origin_of(teacher.model), getattr(processing, "image_mean", None)
-    if own and origin.vocabulary not in (0, len(own)):
-        raise TargetsError(
-            f"the teacher was trained on texts of the tokenizer {origin.tokenizer!r} "
-            f"({origin.vocabulary} tokens), and the student's has {len(own)}: train both models "
-            "with one tokenizer"
-        )
-    if own and origin.tokenizer and not os.path.isdir(origin.tokenizer):  # a folder is not read
-        with suppress(ModelError):
-            found = from_transformers("AutoTokenizer", origin.tokenizer, download=False)
-            check_vocabulary(own, vocabulary_of(found))
-    if mean and origin.mean:
-        there, here = (origin.mean, origin.std), (tuple(mean), tuple(processing.image_std))
-        if there != here:
-            raise TargetsError(
-                f"the teacher was trained on pictures of mean {there[0]} and std {there[1]}, and "
-                f"these are normalised by {here[0]} and {here[1]}: give both models the same"
-            )
-
-
-def forward_of(model: nn.Module, label: str) -> Callable[[Any], Tensor]:
-    """A model's logits for a batch, of those inputs that its forward names."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-
-    def forward(data: Any) -> Tensor:
-        inputs = without(data, label)
-        known = {k: v for k, v in inputs.items() if not names or k in names}
-        if not known and len(inputs) == 1:  # a model of one tensor, whatever it calls it
-            (known,) = inputs.values()
-        return call(model, known)
-
-    return forward

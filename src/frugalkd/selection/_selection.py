@@ -134,7 +134,7 @@ class Selection:
         batch_size: int,
         sampling: Sampling | None = None,
         model: nn.Module | None = None,
-        forward: Callable[[Any], Tensor] | None = None,
+        forward: Callable[..., Tensor] | None = None,
         targets: Targets | None = None,
         seed: int = 0,
         ledger: Ledger | None = None,

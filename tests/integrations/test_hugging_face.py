@@ -1,0 +1,105 @@
+"""What transformers' data sets, batches and models give to a selection."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from frugalkd.errors import ModelError, TargetsError, UnsupportedData
+from frugalkd.files.tensors import save_weights
+from frugalkd.models import build_model
+
+transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
+datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
+tokenizers: Any = pytest.importorskip("tokenizers")
+
+from frugalkd.integrations._hugging_face import forward_of, lengths_in, teacher_from  # noqa: E402
+
+
+def bert(seed=0):
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=8, num_labels=3,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config)
+
+
+def tokenizer_of(words):
+    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="[UNK]"))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]"
+    )
+
+
+def test_a_named_teacher_of_another_vocabulary_is_refused(tmp_path):
+    student, same = tokenizer_of(["card", "lost"]), tokenizer_of(["card", "lost", "more"])
+    bert(1).save_pretrained(tmp_path)
+    teacher_from(tmp_path, bert(), student)  # its tokenizer is not known
+    same.save_pretrained(tmp_path)
+    teacher_from(tmp_path, bert(), student)
+    tokenizer_of(["lost", "card"]).save_pretrained(tmp_path)
+    with pytest.raises(TargetsError, match=r"2 of 4 tokens; 'card' is token 3 there and token 2"):
+        teacher_from(tmp_path, bert(), student)
+
+
+def test_a_named_teacher_without_a_trained_head_is_refused(tmp_path):
+    transformers.BertModel(bert().config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is no classifier: it has no weights of classifier"):
+        teacher_from(tmp_path, bert())
+
+
+def test_a_named_teacher_of_other_pictures_is_refused(tmp_path):
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        image_size=8, patch_size=4, num_labels=3,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config)
+    model.save_pretrained(tmp_path)
+    processing = transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    teacher_from(tmp_path, model, processing)  # its own is not known
+    processing.save_pretrained(tmp_path)
+    teacher_from(tmp_path, model, processing)
+    other = transformers.ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.5] * 3)
+    with pytest.raises(TargetsError, match=r"mean \(0\.5, 0\.5, 0\.5\) and std .* normalised by"):
+        teacher_from(tmp_path, model, other)
+
+
+def test_a_run_of_pictures_reads_the_trainers(tmp_path):
+    model = build_model("mlp", num_classes=3, in_channels=1, image_size=(8, 8), hidden=[4])
+    save_weights(tmp_path / "w.safetensors", model)
+    card = {"schema": 1, "weights": "w.safetensors", "num_classes": 3, "shape": [1, 8, 8]}
+    card |= {"model": {"name": "mlp", "options": {"hidden": [4]}}, "mean": [0.5], "std": [0.5]}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    loaded, x = teacher_from(tmp_path, bert()), torch.rand(5, 1, 8, 8)
+    logits = forward_of(loaded, "labels")({"pixel_values": x, "labels": torch.arange(5)})
+    assert torch.equal(logits, model.eval()(x))
+    processing = SimpleNamespace(image_mean=[0.5], image_std=[0.25])
+    with pytest.raises(TargetsError, match=r"these are normalised by \(0\.5,\) and \(0\.25,\)"):
+        teacher_from(tmp_path, bert(), processing)
+
+
+def test_lengths_are_of_tokens_or_else_of_texts():
+    lines, tokens = ["one", "seven", ""], [[1], [2, 3], []]
+    both = datasets.Dataset.from_dict({"text": lines, "input_ids": tokens, "label": [0, 1, 0]})
+    texts = both.remove_columns("input_ids")
+    pair = texts.add_column("other", ["a", "", "bc"])
+    for data, expected in (
+        (both, [1, 2, 0]),
+        (both.with_format("torch"), [1, 2, 0]),
+        ([both[place] for place in range(3)], [1, 2, 0]),
+        (texts, [3, 5, 0]),
+        (pair, [4, 5, 2]),
+        (texts.with_transform(lambda rows: {"input_ids": [[7] * 4, [7]][: len(rows["text"])]}), 4),
+        (both.rename_column("label", "length"), [0, 1, 0]),
+    ):
+        found = lengths_in(data, "length")
+        assert found.tolist() == (expected if isinstance(expected, list) else [expected] * 3)
+    for data in (both.select_columns("label"), [(1, 2)]):
+        with pytest.raises(UnsupportedData, match="group_by_length needs lengths, and rows are"):
+            lengths_in(data, "length")
