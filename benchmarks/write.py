@@ -263,7 +263,8 @@ BY_FILE = {
     reference_table: ("fashion-mnist-reference",),
     objectives_table: ("objectives",),
     errors_table: (
-        "language-students", "language-draws", "language-parts", "language-once", "language-cut",
+        "language-students", "language-draws", "language-parts", "language-once", "language-fixed",
+        "language-cut",
         "language-smollm2", "outputs-trec6-table", "outputs-trec6-encoder", "outputs-diamonds",
     ),
     thresholds_table: ("outputs-thresholds",),
