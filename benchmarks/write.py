@@ -265,7 +265,8 @@ BY_FILE = {
     errors_table: (
         "language-students", "language-draws", "language-parts", "language-once", "language-fixed",
         "language-cut",
-        "language-smollm2", "outputs-trec6-table", "outputs-trec6-encoder", "outputs-diamonds",
+        "language-smollm2", "outputs-trec6-table", "outputs-trec6-encoder",
+        "outputs-banking77-encoder", "outputs-diamonds",
     ),
     thresholds_table: ("outputs-thresholds",),
     embeddings_time_table: ("embeddings-time",),
