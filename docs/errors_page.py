@@ -194,7 +194,7 @@ def _texts(
     message = call.args[1 if name in ("WriteFailed", "PathRefused") else 0] if call.args else None
     if message is None:
         return []
-    texts = _resolved(message, scope)
+    texts = [text for text in _resolved(message, scope) if text != "None"]
     if any(_says_something(text) for text in texts):
         return texts
     return [text for made in _calls(message) for text in _made_by(made, module, modules)]

@@ -54,20 +54,40 @@ def test_a_named_teacher_without_a_trained_head_is_refused(tmp_path):
         teacher_from(tmp_path, bert())
 
 
-def test_a_named_teacher_of_other_pictures_is_refused(tmp_path):
+def pictures(mean=(0.5,) * 3, std=(0.5,) * 3, **more):
+    return transformers.ViTImageProcessor(image_mean=mean, image_std=std, **more)
+
+
+@pytest.mark.parametrize(
+    ("own", "same"),
+    [
+        (pictures(), True),
+        (pictures([0.50001, 0.5, 0.5]), True),
+        (pictures(0.5, 0.5), True),
+        (SimpleNamespace(tokenizer=tokenizer_of(["card"]), image_processor=pictures()), True),
+        (pictures(do_rescale=False), True),  # not known
+        (pictures([0.4, 0.5, 0.5]), False),
+        (pictures(std=[0.2] * 3), False),
+        (pictures(do_normalize=False), False),
+        (SimpleNamespace(tokenizer=tokenizer_of(["card"]), image_processor=pictures(0.1)), False),
+    ],
+)
+def test_a_named_teacher_of_other_pictures_is_refused(own, same, tmp_path):
     config = transformers.ViTConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
         image_size=8, patch_size=4, num_labels=3,
     )  # fmt: skip
     model = transformers.ViTForImageClassification(config)
     model.save_pretrained(tmp_path)
-    processing = transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    teacher_from(tmp_path, model, processing)  # its own is not known
-    processing.save_pretrained(tmp_path)
-    teacher_from(tmp_path, model, processing)
-    other = transformers.ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.5] * 3)
-    with pytest.raises(TargetsError, match=r"mean \(0\.5, 0\.5, 0\.5\) and std .* normalised by"):
-        teacher_from(tmp_path, model, other)
+    teacher_from(tmp_path, model, own)  # the teacher's is not known
+    pictures().save_pretrained(tmp_path)
+    if same:
+        teacher_from(tmp_path, model, own)
+        return
+    with pytest.raises(
+        TargetsError, match=r"by the mean and std \[0\.5, 0\.5, 0\.5\] and .* by \["
+    ):
+        teacher_from(tmp_path, model, own)
 
 
 def test_a_run_of_pictures_reads_the_trainers(tmp_path):
@@ -80,7 +100,9 @@ def test_a_run_of_pictures_reads_the_trainers(tmp_path):
     logits = forward_of(loaded, "labels")({"pixel_values": x, "labels": torch.arange(5)})
     assert torch.equal(logits, model.eval()(x))
     processing = SimpleNamespace(image_mean=[0.5], image_std=[0.25])
-    with pytest.raises(TargetsError, match=r"these are normalised by \(0\.5,\) and \(0\.25,\)"):
+    with pytest.raises(
+        TargetsError, match=r"processing_class normalises by \[0\.5\] and \[0\.25\]"
+    ):
         teacher_from(tmp_path, bert(), processing)
 
 

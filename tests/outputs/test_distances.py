@@ -93,14 +93,15 @@ def trained(policy: Policy, data=None, *, stop=None, state=None) -> Any:
 
 
 def test_the_score_is_the_lowest_of_the_heads():
-    given = [[0.1, 0.4], [1.2, 0.0], [float("nan"), 0.0], [-3.0, 0.5]]
+    given = [[0.1, 0.4], [1.2, 0.0], [float("nan"), 0.0], [-3.0, 0.5], [-1e-7, -1e-7]]
     given = torch.tensor(given, dtype=torch.float64)
-    seen = DISTANCES.outcome(given, torch.zeros(4))
+    seen = DISTANCES.outcome(given, torch.zeros(5))
+    assert seen.confidence[4] == 1
     assert seen.distance[:2].tolist() == pytest.approx([0.4, 1.2])
     assert seen.confidence[:2].tolist() == pytest.approx([0.6, -0.2])
     assert torch.equal(seen.truth[:2], seen.confidence[:2])
-    assert seen.correct.tolist() == [True, False, False, False]
-    assert seen.confidence.isnan().tolist() == [False, False, True, True]
+    assert seen.correct.tolist() == [True, False, False, False, True]
+    assert seen.confidence.isnan().tolist() == [False, False, True, True, False]
     with pytest.raises(TargetsError, match="gives no distances"):
         DISTANCES.from_teacher(given)
 
@@ -225,7 +226,7 @@ def test_what_is_not_possible_is_refused():
         Selection(rows(), model=TwoHeads(), **given)
     data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
     pair = {"teacher": nn.Linear(4, 3), "training": Training(epochs=1)}
-    with pytest.raises(SettingError, match="leave output out"):
+    with pytest.raises(SettingError, match="for a loop of your own"):
         distill(nn.Linear(4, 3), data, **pair, sampling=Sampling(output="distances"))
     with pytest.raises(SettingError, match="for a loop of your own"):
         distill(nn.Linear(4, 3), data, **pair, objective=Learned())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -158,9 +159,9 @@ def lengths_in(data: Any, column: str) -> NDArray[Any]:
         if not found:
             raise UnsupportedData(
                 f"group_by_length needs lengths, and rows are {form(first)}: add a column "
-                f"{column!r}, 'input_ids' or of texts, or leave group_by_length out"
+                f"{column!r} or 'input_ids', or one of texts, or leave group_by_length out"
             )
-        return np.sum([[len(part) for part in _column(data, name)] for name in found], axis=0)
+        return np.sum([[len(part or "") for part in _column(data, name)] for name in found], axis=0)
 
 
 def _column(data: Any, name: str) -> Any:
@@ -204,11 +205,11 @@ def teacher_from(
             "random: train it on these classes first"
         )
     with suppress(ModelError):  # a folder of a model alone
-        if own:
-            check_vocabulary(own, vocabulary_of(from_transformers("AutoTokenizer", str(name))))
-        elif hasattr(processing, "image_mean"):
+        if pictures and _normalisation(processing) is not None:
             theirs = from_transformers("AutoImageProcessor", str(name))
-            _check_normalisation(theirs.image_mean, theirs.image_std, processing)
+            _check_normalisation(_normalisation(theirs), processing)
+        elif own and not pictures:
+            check_vocabulary(own, vocabulary_of(from_transformers("AutoTokenizer", str(name))))
     return teacher
 
 
@@ -225,21 +226,39 @@ def _check_inputs(teacher: Loaded, processing: Any, own: dict[str, int]) -> None
         with suppress(ModelError):
             found = from_transformers("AutoTokenizer", origin.tokenizer, download=False)
             check_vocabulary(own, vocabulary_of(found))
-    _check_normalisation(origin.mean, origin.std, processing)
+    known = (np.array(origin.mean), np.array(origin.std)) if origin.mean else None
+    _check_normalisation(known, processing)
 
 
-def _check_normalisation(mean: Any, std: Any, processing: Any) -> None:
-    """Raises TargetsError where the teacher's pictures had another mean or std, where they are
-    known."""
-    own = getattr(processing, "image_mean", None)
-    if not (own and mean):
+_Normalisation = tuple[NDArray[Any], NDArray[Any]]
+
+
+def _normalisation(processing: Any) -> _Normalisation | None:
+    """Mean and std (channels,) by which an image processor, or that of several kinds of inputs,
+    normalises pixels in [0, 1]; None where that is not known."""
+    images = getattr(processing, "image_processor", processing)
+    mean, std = getattr(images, "image_mean", None), getattr(images, "image_std", None)
+    scaled = getattr(images, "do_rescale", True), getattr(images, "rescale_factor", 1 / 255)
+    if mean is None or std is None or not (scaled[0] and math.isclose(scaled[1], 1 / 255)):
+        return None
+    if not getattr(images, "do_normalize", True):
+        mean, std = 0.0, 1.0
+    return np.atleast_1d(mean), np.atleast_1d(std)
+
+
+def _check_normalisation(theirs: _Normalisation | None, processing: Any) -> None:
+    """Raises TargetsError where the teacher's pictures are normalised by other numbers."""
+    ours = _normalisation(processing)
+    if theirs is None or ours is None:
         return
-    there, here = (tuple(mean), tuple(std)), (tuple(own), tuple(processing.image_std))
-    if there != here:
-        raise TargetsError(
-            f"the teacher was trained on pictures of mean {there[0]} and std {there[1]}, and "
-            f"these are normalised by {here[0]} and {here[1]}: give both models the same"
-        )
+    channels = {len(theirs[0]), len(ours[0])} - {1}  # one number is for all of them
+    if len(channels) < 2 and np.allclose(theirs, ours, atol=1e-4):
+        return
+    there, here = (f"{mean.tolist()} and {std.tolist()}" for mean, std in (theirs, ours))
+    raise TargetsError(
+        f"the teacher's pictures are normalised by the mean and std {there}, and processing_class "
+        f"normalises by {here}: use one image processor for both, or give the teacher as a model"
+    )
 
 
 def forward_of(model: nn.Module, label: str) -> Callable[[Any], Tensor]:

@@ -451,10 +451,10 @@ class FrugalMixin(Frugal, _Trainer):
 
     def _window(self, rows: int) -> int:
         """The batches among which ``group_by_length`` sorts, as transformers' own sampler: those of
-        50 steps, or of so many that there are four windows; 0 without it."""
+        50 steps, or of so many that there are four windows, but two; 0 without it."""
         accumulation = self.args.gradient_accumulation_steps
         step = self._train_batch_size * self.args.world_size * accumulation
-        return min(rows // (4 * step), 50) * accumulation if self._grouped else 0
+        return min(max(rows // (4 * step), 2), 50) * accumulation if self._grouped else 0
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Held-out rows in their order: ``group_by_length`` is of training. transformers' own needs

@@ -14,13 +14,16 @@ from frugalkd.errors import TargetsError
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.outputs.output import ScoredOutput
 
+ROUNDING = 1e-3
+"""How far below 0 a distance may come to be."""
+
 
 @final
 class Distances(ScoredOutput):
     """The outputs of a row are the distances (rows, heads) of a model's heads from what is right,
     each over the mean distance of a model that knows nothing: 0 where a head is right, 1 where it
     knows nothing. The distance of a row is the largest of them, so that its score is the lowest of
-    its heads. One below 0 is no distance, and counts as not finite. Labels are not read.
+    its heads. One below 0 by more than rounding counts as not finite. Labels are not read.
     """
 
     name = plural = "distances"
@@ -43,7 +46,7 @@ class Distances(ScoredOutput):
 
     def losses(self, outputs: Tensor, right: Tensor) -> Tensor:
         low, high = outputs.float().aminmax(dim=1)
-        return torch.where(low < 0, torch.nan, high)
+        return torch.where(low < -ROUNDING, torch.nan, high.clamp_min(0))
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.float()

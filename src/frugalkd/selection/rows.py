@@ -140,7 +140,8 @@ class DataLoading(Settings):
         drop_last: leave out a last batch that is short.
         length_bucket_batches: batches among which rows are regrouped by the data set's ``lengths``
             (:func:`frugalkd.data.source.bucketed`); 0: none.
-        lengths: how to get the lengths, integers (samples,), of a data set that has none itself.
+        lengths: how to get the lengths, integers (samples,), of a data set that has none itself,
+            for ``length_bucket_batches``.
         gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
             rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
             ``when: now``.

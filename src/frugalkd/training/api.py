@@ -339,8 +339,8 @@ def learned(
     learns = sampling.output
     if tokens or objective is not None:
         learns = "tokens" if tokens else objective.learns  # pyright: ignore
-    if OUTPUTS[learns].by_loop:
-        raise SettingError(f"the output {learns} is for a loop of your own, over a Selection")
+    if OUTPUTS[learns].by_loop or OUTPUTS[sampling.output].by_loop:
+        raise SettingError("distances are for a loop of your own, over a frugalkd.Selection")
     if sampling.output not in ("one-class", learns):
         raise SettingError(
             f"sampling.output is {sampling.output}, and {type(objective or dataset).__name__} "
