@@ -243,7 +243,8 @@ def _normalisation(processing: Any) -> _Normalisation | None:
         return None
     if not getattr(images, "do_normalize", True):
         mean, std = 0.0, 1.0
-    return np.atleast_1d(mean), np.atleast_1d(std)
+    mean, std = np.broadcast_arrays(np.atleast_1d(mean), std)
+    return mean, std
 
 
 def _check_normalisation(theirs: _Normalisation | None, processing: Any) -> None:
