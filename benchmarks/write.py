@@ -266,7 +266,7 @@ BY_FILE = {
         "language-students", "language-draws", "language-parts", "language-once", "language-fixed",
         "language-cut",
         "language-smollm2", "outputs-trec6-table", "outputs-trec6-encoder",
-        "outputs-banking77-encoder", "outputs-diamonds",
+        "outputs-banking77-encoder", "outputs-banking77-table", "outputs-diamonds",
     ),
     thresholds_table: ("outputs-thresholds",),
     embeddings_time_table: ("embeddings-time",),
