@@ -123,7 +123,7 @@ def test_group_by_length_goes_by_the_characters_of_texts(folders, tmp_path, monk
     )  # fmt: skip
     data, window = texts(encoder(folders / "teacher")), 2
     lengths = np.array([len(line) for line in data["sentence"]])
-    settings = {"num_train_epochs": 1, "per_device_train_batch_size": 2}
+    settings: Any = {"num_train_epochs": 1, "per_device_train_batch_size": 2}
     for strategy in ("random", "group_by_length"):
         trained(folders, tmp_path / strategy, **settings, train_sampling_strategy=strategy)
     plain, regrouped = np.concatenate(seen).reshape(2, ROWS)

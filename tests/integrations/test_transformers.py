@@ -1009,13 +1009,17 @@ def test_group_by_length_makes_batches_of_like_length(column, texts, tmp_path):
 
 class Recorded(FrugalTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self.seen = [*getattr(self, "seen", []), self.planned.batch.ids]
+        batch: Any = self.planned.batch
+        self.seen = [*getattr(self, "seen", []), batch.ids]
         return super().training_step(model, inputs, num_items_in_batch)
 
 
 def test_held_out_rows_keep_their_order_under_group_by_length(texts, tmp_path):
     only = texts.remove_columns("input_ids")
-    collate = lambda rows: collate_fn([{**row, "input_ids": [len(row["text"])]} for row in rows])  # noqa: E731
+
+    def collate(rows):
+        return collate_fn([{**row, "input_ids": [len(row["text"])]} for row in rows])
+
     trainer = FrugalTrainer(
         bert(),
         arguments(
@@ -1025,4 +1029,5 @@ def test_held_out_rows_keep_their_order_under_group_by_length(texts, tmp_path):
         train_dataset=only, eval_dataset=only, data_collator=collate,
     )  # fmt: skip
     trainer.train()
-    assert trainer.predict(only).label_ids.tolist() == texts["label"]
+    labels: Any = trainer.predict(only).label_ids
+    assert labels.tolist() == texts["label"]
