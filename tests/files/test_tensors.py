@@ -205,3 +205,14 @@ def test_what_is_no_weights_file_is_refused(tmp_path, name):
     with pytest.raises(ModelError) as caught:
         load_weights(_model(), tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_tensors_of_a_checkpoint_begin_where_new_ones_do(tmp_path):
+    """Else the last bits of a resumed training may be others."""
+    tree = {"odd": [torch.rand(size) for size in (1, 5, 7, 3)], "text": "x" * 5}
+    for length in range(8):
+        path = tmp_path / str(length)
+        save_tree(path, {**tree, "text": "x" * length})
+        found = load_tree(path)["odd"]
+        assert all(map(torch.equal, found, tree["odd"]))
+        assert {tensor.data_ptr() % 64 for tensor in found} == {0}

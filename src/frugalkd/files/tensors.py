@@ -18,6 +18,8 @@ from frugalkd.files.arrays import UNREADABLE, read_arrays, write_arrays
 from frugalkd.files.parsing import one_line
 
 _WEIGHTS, _TREE = "frugalkd-weights-crc32", "frugalkd-checkpoint"
+_ALIGNMENT = 64
+"""Bytes, to which torch aligns on a CPU."""
 _TREE_SCHEMA = 3
 
 
@@ -143,10 +145,16 @@ def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {"value": value}
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    """A tensor of a file, which begins anywhere in memory, as torch allocates one: the last bits of
+    a matrix product depend on that, and a resumed training has to come to the same ones."""
+    return tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
+
+
 def _fill(mark: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     ((kind, content),) = mark.items()
     if kind == "tensor":
-        return tensors[content]
+        return _aligned(tensors[content])
     if kind == "dict":
         return {key: _fill(item, tensors) for key, item in content}
     if kind == "list":

@@ -137,9 +137,9 @@ class Sampling(Settings):
         """The policy, or that of the mode, limited to the cost."""
         gate = self.regulation or SelfRegulation()
         chosen = choose(self.policy, self.mode or "regulated", gate, self.cost)
-        probed = isinstance(chosen, SelfRegulation) and self.cost is not None
-        if probed and self.output in ("tokens", "distances"):
-            chosen = replace(chosen, probe=0.0)  # which counts right answers
+        counts_none = self.output in ("tokens", "distances")  # right answers, as a probe does
+        if counts_none and self.cost is not None and isinstance(chosen, SelfRegulation):
+            chosen = replace(chosen, probe=0.0)
         return chosen
 
     def at_cost(self, cost: float | None) -> Sampling:
