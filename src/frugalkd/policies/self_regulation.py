@@ -90,7 +90,8 @@ class SelfRegulation(Policy):
             that. After three epochs nine tenths of so many labels, those of the lowest mean margin
             (AUM, Pleiss et al. 2020), are disbelieved, as long as the model, and the teacher,
             refuse them. Their samples are not trained on; they are screened once they were not
-            visited for ``max_skip`` epochs. Ours, not the paper's.
+            visited for ``max_skip`` epochs. Ours, not the paper's, and for data that the model
+            learns nearly whole: where it refuses many right labels, it disbelieves these.
         keep_probability: the chance that a sample that passed is used all the same, in (0, 1]; it
             then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
             samples in expectation: the unbiased gate (last-visit only). Within a budget, the active
