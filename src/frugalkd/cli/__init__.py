@@ -139,13 +139,13 @@ def run() -> NoReturn:
         finally:
             _ignore_signals()
     _ignore_signals()
-    if rank_and_world()[1] > 1:
+    if code == 0 and rank_and_world()[1] > 1:
         # A thread of gloo may still let go of the tensors of the last exchange. It needs the
         # interpreter for that, which aborts the process where it is ending (torch 2.13).
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(0)
     sys.exit(code)
 
 
