@@ -264,8 +264,7 @@ BY_FILE = {
     objectives_table: ("objectives",),
     errors_table: (
         "language-students", "language-draws", "language-parts", "language-once", "language-fixed",
-        "language-cut",
-        "language-smollm2", "outputs-trec6-table", "outputs-trec6-encoder",
+        "language-cut", "language-smollm2", "outputs-trec6-table", "outputs-trec6-encoder",
         "outputs-banking77-encoder", "outputs-banking77-table", "outputs-diamonds",
     ),
     thresholds_table: ("outputs-thresholds",),

@@ -167,6 +167,18 @@ def write_kinds(folder, samples=3, level=60):
     return {"name": "image-folder", "options": {"path": str(folder), "channels": 1}}
 
 
+def tokenizer_of(words) -> Any:
+    """A tokenizer of transformers that knows ``words``, numbered from 2 on."""
+    import tokenizers
+    import transformers
+
+    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="[UNK]"))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]"
+    )
+
+
 def grouped(**settings) -> dict[str, Any]:
     """Keywords of :func:`frugalkd.distill`: those of Sampling and RunOptions within these."""
     for name, kind in {"sampling": Sampling, "run": RunOptions}.items():

@@ -5,7 +5,7 @@
 Each round trains six arms, in an order that turns: sentence-transformers' example (the teacher's
 embeddings computed beforehand, EmbedDistillLoss, SentenceTransformerTrainer) on all texts; the same
 on fewer epochs (``short``); FrugalSentenceTransformerTrainer at the budget, with batches of texts
-of like length (``by length``) and without; and ``distill``, whose batches are so always, on all
+of like length (``by length``) and without; and ``distill``, always with such batches, on all
 texts and at the budget.
 Encoding the training texts with the teacher, and all of the training, are timed in every arm;
 loading models and evaluation are not. An arm's time is its ratio to the example of its round.

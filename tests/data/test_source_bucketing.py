@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 from frugalkd import DataLoading, RandomSubset, Sampling, Selection, SelfRegulation
 from frugalkd.data.source import bucketed, by_length, lengths_of
-from frugalkd.errors import UnsupportedData
+from frugalkd.errors import DataError, UnsupportedData
 from frugalkd.runtime import draws
 from toys import Ids, order
 
@@ -150,3 +152,25 @@ def test_a_resumed_epoch_has_the_remaining_batches():
     begun = batches(first, most=7)
     rest.load_state_dict(first.state_dict())
     assert begun + batches(rest) == whole
+
+
+def test_lengths_are_the_data_sets_or_else_computed():
+    class Rows(list):
+        lengths = np.array([3, 1])
+
+    def computed(rows) -> Any:
+        return np.array([len(row) for row in rows])
+
+    def nothing(rows) -> Any:
+        return None
+
+    def failing(rows) -> Any:
+        return 1 // 0
+
+    assert lengths_of(["abc", "d"]) is None
+    assert np.array_equal(lengths_of(["abc", "d"], computed), [3, 1])  # pyright: ignore
+    assert np.array_equal(lengths_of(Rows("ab"), computed), [3, 1])  # pyright: ignore
+    with pytest.raises(DataError, match=r"given as lengths fails on the data set \(ZeroDivision"):
+        lengths_of(["abc"], failing)
+    with pytest.raises(UnsupportedData, match="one integer a sample"):
+        lengths_of(["abc"], nothing)

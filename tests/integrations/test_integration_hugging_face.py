@@ -12,10 +12,10 @@ import torch
 from frugalkd.errors import ModelError, TargetsError, UnsupportedData
 from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model
+from toys import tokenizer_of
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
-tokenizers: Any = pytest.importorskip("tokenizers")
 
 from frugalkd.integrations._hugging_face import forward_of, lengths_in, teacher_from  # noqa: E402
 
@@ -27,14 +27,6 @@ def bert(seed=0):
         intermediate_size=8, max_position_embeddings=8, num_labels=3,
     )  # fmt: skip
     return transformers.BertForSequenceClassification(config)
-
-
-def tokenizer_of(words):
-    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="[UNK]"))
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]"
-    )
 
 
 def test_a_named_teacher_of_another_vocabulary_is_refused(tmp_path):

@@ -45,7 +45,7 @@ from frugalkd.policies import Plan
 from frugalkd.policies.modes import HORIZON, PROBE
 from frugalkd.policies.policy import Ungated
 from frugalkd.selection.checks import check_pair
-from toys import NothingPasses, Spoil, grouped, same_columns
+from toys import NothingPasses, Spoil, grouped, same_columns, tokenizer_of
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
@@ -424,15 +424,6 @@ def test_a_teacher_by_path_runs_live_or_once(texts, tmp_path):
     again = made(FrugalTrainer, tmp_path / "again", texts, teacher=stored)
     assert again.train().metrics["teacher_queries"] == 0
     assert same_weights(again.model, kept.model)
-
-
-def tokenizer_of(words):
-    tokenizers = pytest.importorskip("tokenizers")
-    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="[UNK]"))
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]"
-    )
 
 
 @pytest.mark.parametrize("names", ["A B C", "LABEL_0 LABEL_1 LABEL_2", "c a b"])

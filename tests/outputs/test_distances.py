@@ -26,9 +26,6 @@ from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Policy
 from frugalkd.policies.by_outcome import Kakurenbo
 
-pytest.importorskip("lightning", reason="needs the extra lightning")
-from frugalkd.integrations.lightning import FrugalCallback
-
 DISTANCES = OUTPUTS["distances"]
 ROWS, BATCH, EPOCHS = 40, 8, 6
 
@@ -230,5 +227,11 @@ def test_what_is_not_possible_is_refused():
         distill(nn.Linear(4, 3), data, **pair, sampling=Sampling(output="distances"))
     with pytest.raises(SettingError, match="for a loop of your own"):
         distill(nn.Linear(4, 3), data, **pair, objective=Learned())
+
+
+def test_a_trainer_refuses_them():
+    pytest.importorskip("lightning", reason="needs the extra lightning")
+    from frugalkd.integrations.lightning import FrugalCallback
+
     with pytest.raises(SettingError, match="for a loop of your own"):
         FrugalCallback(sampling=Sampling(output="distances"))

@@ -36,6 +36,9 @@ OutputName = Literal[
 ]
 """Kinds of output: the keys of :data:`frugalkd.outputs.OUTPUTS`."""
 
+_WITHOUT_PROBE: tuple[OutputName, ...] = ("tokens", "distances")
+"""Kinds of output without right answers that a probe could count."""
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -137,8 +140,7 @@ class Sampling(Settings):
         """The policy, or that of the mode, limited to the cost."""
         gate = self.regulation or SelfRegulation()
         chosen = choose(self.policy, self.mode or "regulated", gate, self.cost)
-        counts_none = self.output in ("tokens", "distances")  # right answers, as a probe does
-        if counts_none and self.cost is not None and isinstance(chosen, SelfRegulation):
+        if self.output in _WITHOUT_PROBE and self.cost and isinstance(chosen, SelfRegulation):
             chosen = replace(chosen, probe=0.0)
         return chosen
 

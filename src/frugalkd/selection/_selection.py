@@ -101,9 +101,9 @@ class Selection:
         model: the model to train. Policies with a gate need it, also with ``forward``: a screening
             pass runs in eval mode and restores the mode afterwards.
         forward: how to get logits (rows, classes) from a batch's data when screening; by default
-            ``model(inputs)``. Of blocks of tokens it is needed, and gives their mean losses (rows,
-            1); of distances (rows, heads), too. It is called with ``targets`` and ``progress``
-            then.
+            ``model(inputs)``. Where the output is tokens or distances it is needed, is called with
+            ``targets`` and ``progress``, too, and gives the mean losses of blocks (rows, 1), or
+            distances (rows, heads).
         targets: where soft targets come from, or None.
         seed: of the order and of every draw; the order is a function of (seed, epoch).
         ledger: a new one, such as ``Ledger.new(samples, folder=...)``; by default it is in memory.
