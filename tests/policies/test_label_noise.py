@@ -7,12 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frugalkd import Sampling
 from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import EpochContext, SelfRegulation
-from frugalkd.policies.label_noise import ENOUGH, LEAST, disbelieved, noise_rate
+from frugalkd.policies.label_noise import (
+    ENOUGH,
+    LEAST,
+    PRECISION,
+    UNDECIDED,
+    disbelieved,
+    wrong_labels,
+)
 from frugalkd.policies.modes import CEILING
 
 AUTO = SelfRegulation(label_noise="auto", max_skip=2)
@@ -22,12 +31,13 @@ HARD = np.flatnonzero((EVERY % 5 != 0) & (EVERY < 75))
 
 
 def visited(epoch=5, wrong=WRONG) -> Any:
-    """A ledger before ``epoch``: the ``wrong`` labels are refused, of samples of any confidence,
-    and those of the ``HARD`` ones, of which the model is not sure."""
+    """A ledger before ``epoch``: the ``wrong`` labels are refused, and those of every second one of
+    the ``HARD`` samples, between whose classes the model hesitates."""
     ledger = Ledger.new(300, extra=AUTO.columns, dynamics=True)
-    ledger["confidence"][:] = np.linspace(0.5, 1, 300)
-    ledger["margin"][:], ledger["flags"][:] = 2, 4 + 1
-    ledger["margin"][HARD], ledger["flags"][HARD] = -0.5, 0
+    ledger["margin"][:], ledger["flags"][:] = 2 + EVERY / 1000, 4 + 1
+    ledger["margin"][HARD] = 0.5 + HARD / 1000
+    ledger["margin"][HARD[::2]] *= -1
+    ledger["flags"][HARD[::2]] = 0
     ledger["margin"][wrong], ledger["flags"][wrong] = -3 - wrong / 1000, 0
     ledger["counted"][:] = ledger["visits"][:] = epoch
     ledger["last_epoch"][:], ledger["due"][:] = epoch - 1, epoch
@@ -39,55 +49,96 @@ def at(epoch=5, epochs=20.0):
 
 
 def chosen(ledger, rate: float | None = None, pool=EVERY, teacher=False, **more):
-    found = disbelieved(ledger, pool, at(**more), rate=rate, tau=0.9, teacher=teacher)
+    found = disbelieved(ledger, pool, at(**more), rate=rate, teacher=teacher)
     return found.tolist()
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.2, 0.4])
-def test_the_rate_is_that_of_the_labels_of_confident_samples(rate):
-    ledger = visited(wrong=np.flatnonzero(10 * rate > EVERY % 10))
-    assert noise_rate(ledger, EVERY) == pytest.approx(rate, abs=0.04)
-    ledger["confidence"][:] *= 0.5  # no sample is as confident as tau: a tenth of them is taken
-    assert noise_rate(ledger, EVERY) == pytest.approx(rate, abs=0.04)
+def drawn(samples, c, wrong, seed=0):
+    """Margins of a model whose logits are log-odds up to the factor ``c``: the given label is the
+    likelier class of two as often as they say, or one of the ``wrong`` ones, a third."""
+    stream = np.random.default_rng(seed)
+    size = np.abs(stream.normal(0, 8 / c, samples))
+    right = stream.uniform(size=samples) < 1 / (1 + np.exp(-c * size))
+    flipped = stream.uniform(size=samples) < wrong
+    return np.where(flipped, -size - 3 / c, np.where(right, size, -size)).astype(
+        np.float32
+    ), flipped
 
 
-def test_the_rate_is_of_given_samples_that_were_visited():
+def recounted(margins):
+    """The definition, sample by sample."""
+    size = sorted(abs(float(m)) for m in margins)
+    edge = np.quantile(size, UNDECIDED)
+    least = [float(m) for m in margins if abs(float(m)) <= edge]
+    c = 2 * sum(least) / sum(m * m for m in least)
+    found = 0
+    for place, threshold in enumerate(sorted(float(m) for m in margins if m < 0), start=1):
+        right = sum(np.exp(-c * float(m)) for m in margins if m >= -threshold)
+        if right <= (1 - PRECISION) * place:
+            found = place
+    return found if found >= LEAST * len(margins) else 0
+
+
+@given(
+    c=st.floats(0.1, 2), wrong=st.sampled_from([0.0, 0.1, 0.4]), seed=st.integers(0, 99),
+    samples=st.integers(20, 200),
+)  # fmt: skip
+def test_wrong_labels_are_counted_by_mirrored_margins(c, wrong, seed, samples):
+    margins, _ = drawn(samples, c, wrong, seed)
+    assert wrong_labels(margins) == recounted(margins)
+
+
+@pytest.mark.parametrize("c", [0.5, 1, 2])
+def test_right_labels_of_hard_samples_are_not_taken_for_wrong(c):
+    """However many of them are refused, as long as it is where the model hesitates."""
+    margins, _ = drawn(20_000, c, 0.0)
+    assert (margins < 0).mean() > 0.06
+    assert wrong_labels(margins) == 0
+
+
+@pytest.mark.parametrize("c", [0.5, 1, 2])
+@pytest.mark.parametrize("wrong", [0.1, 0.2, 0.4])
+def test_of_the_labels_taken_for_wrong_most_are(c, wrong):
+    margins, flipped = drawn(20_000, c, wrong)
+    found = wrong_labels(margins)
+    assert flipped[np.argsort(margins)[:found]].mean() > PRECISION
+    assert found > 0.3 * flipped.sum()
+
+
+@pytest.mark.parametrize(
+    "margins",
+    [[], [0.0], [0, 0, 0], [1, 2], [-1, -2], [3e4, -3e4, 0.1], [-0.1, -0.1, 0.1, 900, -2, -901]],
+)
+def test_margins_of_any_kind(margins):
+    """None, equal and huge ones, and those of a model that refuses what it is unsure of."""
+    assert 0 <= wrong_labels(np.array(margins, dtype=np.float32)) <= len(margins)
+
+
+def test_the_lowest_mean_margins_are_disbelieved():
     ledger = visited()
-    assert noise_rate(ledger, WRONG) == 1
-    assert noise_rate(ledger, np.setdiff1d(EVERY, WRONG)) == 0
-    ledger["counted"][WRONG] = 0
-    assert noise_rate(ledger, EVERY) == noise_rate(ledger, WRONG) == 0
-
-
-def test_most_of_the_labels_that_seem_wrong_are_disbelieved():
-    assert chosen(visited()) == WRONG[-54:].tolist(), "the lowest margins"
-    assert chosen(visited(), rate=0.1) == WRONG[-27:].tolist()
-    assert chosen(visited(), rate=1.0) == np.sort([*WRONG, *HARD]).tolist(), "all that are refused"
-    assert len(chosen(visited(), pool=EVERY[1::2])) == 27
-    assert set(chosen(visited(), pool=EVERY[1::2])) < {id for id in WRONG if id % 2}
+    assert chosen(ledger) == WRONG.tolist()
+    assert chosen(ledger, rate=0.1) == WRONG[-27:].tolist()
+    assert chosen(ledger, rate=1.0) == np.sort([*WRONG, *HARD[::2]]).tolist(), (
+        "all that are refused"
+    )
+    odd = EVERY[1::2]
+    assert chosen(ledger, pool=odd) == np.intersect1d(WRONG, odd).tolist()
+    ledger["counted"][:150], ledger["margin"][:150] = 0, np.nan
+    assert chosen(ledger) == WRONG[30:].tolist(), "of those that were visited"
+    assert chosen(ledger, rate=0.1) == WRONG[-14:].tolist()
 
 
 def test_little_noise_is_none_unless_it_is_given():
     few = np.arange(200, 300, 25)
-    assert 0 < noise_rate(visited(wrong=few), EVERY) < LEAST
     assert chosen(visited(wrong=few)) == []
     assert chosen(visited(wrong=few), rate=0.01) == few[1:].tolist()
 
 
-def test_a_model_that_still_learns_says_nothing_of_labels():
-    """Samples that it accepts by now, and of which it is sure, it refused on average."""
-    ledger = visited()
-    ledger["margin"][np.setdiff1d(EVERY, WRONG)[-4:]] = -1
-    assert chosen(ledger) == []
-    assert noise_rate(ledger, EVERY) == noise_rate(visited(), EVERY)
-    assert len(chosen(ledger, rate=0.2)) == 54, "a given rate needs no estimate"
-
-
 @pytest.mark.parametrize(
     ("epoch", "epochs", "some"),
-    [(2, 20, False), (3, 20, True), (10, 20, True), (11, 20, False), (3, 5, True), (2, 5, False)],
+    [(4, 20, False), (5, 20, True), (10, 20, True), (11, 20, False), (5, 6, True), (4, 6, False)],
 )
-def test_labels_are_disbelieved_from_the_fourth_epoch_to_half(epoch, epochs, some):
+def test_labels_are_disbelieved_from_the_sixth_epoch_to_half(epoch, epochs, some):
     assert bool(chosen(visited(), epoch=epoch, epochs=epochs)) is some
     assert bool(chosen(visited(), rate=0.2, epoch=epoch, epochs=epochs)) is some
 
@@ -96,11 +147,8 @@ def test_what_is_disbelieved_stays_so_and_more_is_added():
     ledger = visited()
     ledger["disbelieved"][WRONG[:40]] = 5
     assert chosen(ledger, epoch=15) == chosen(ledger, epoch=5) == WRONG[:40].tolist()
-    more = chosen(ledger, epoch=6)
-    assert len(more) == 40 + round(0.9 * 0.2 * 260)
-    assert set(WRONG.tolist()) < set(more)
-    assert len(chosen(ledger, rate=0.2, epoch=6)) == 54
-    assert chosen(ledger, rate=0.1, epoch=6) == WRONG[:40].tolist()
+    assert chosen(ledger, epoch=6) == WRONG.tolist()
+    assert chosen(ledger, rate=0.1, epoch=6) == np.union1d(WRONG[:40], WRONG[-27:]).tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,78 +1,79 @@
-"""How many labels are wrong, and which of them a gate does not believe."""
+"""Which labels a gate does not believe."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frugalkd.ledger.dynamics import LEARNED
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies.keeping import lowest
-from frugalkd.policies.policy import EpochContext, Ids, Mask
+from frugalkd.policies.policy import EpochContext, Ids
 
-ENOUGH = 3
+ENOUGH = 5
 """Visits, and so epochs, before a label may be disbelieved."""
 
-SETTLED = 1.2
-"""How many more labels of confident samples may be refused on average than at the last visit, at
-most: where more were, the model still learns, and what it refuses are not yet wrong labels."""
+UNDECIDED = 0.25
+"""The part of the samples, by the size of their margins, that says how sure margins are."""
 
-LEAST = 0.05
-"""The lowest estimate that counts as noise."""
+PRECISION = 0.9
+"""Of the labels that are taken for wrong, at least so many are, by the estimate."""
+
+LEAST = 0.02
+"""The least part of the samples that counts as noise."""
 
 PART = 0.9
-"""Of the labels that are estimated to be wrong, those that are disbelieved at once: of the last
-tenth, by margin, every second one is right."""
+"""Of a given rate, the part that is disbelieved: of its last tenth, by margin, every second label
+is right."""
 
 
-def refused(ledger: Ledger, ids: Ids) -> Mask:
-    """Whether another class than the given one had a larger logit at the last visit."""
-    return (ledger["flags"][ids] & LEARNED) == 0
+def wrong_labels(margins: NDArray[np.float32]) -> int:
+    """How many of the lowest ``margins`` (samples,) are those of wrong labels, at least
+    :data:`PRECISION` of them by an estimate; 0 where that is less than :data:`LEAST`.
+
+    A margin is the logit of the given label less the largest other one, a mean over epochs. If
+    logits are log-odds up to a factor ``c``, and all labels are right, then for each sample of
+    margin ``-m`` there are ``exp(c * m)`` samples of margin ``m``: where a model hesitates between
+    two classes it is right as often as it is sure. The least decided samples give ``c``, from which
+    follows how many right labels have a margin of ``-m`` or less. (Our reading.) A model that has
+    learned the noise itself, as where one class is often taken for one other, hesitates
+    there, and less is found.
+    """
+    margins = np.sort(margins.astype(np.float64))
+    size = np.abs(margins)
+    undecided = margins[size <= np.quantile(size, UNDECIDED)] if len(margins) else margins
+    c = 2 * undecided.sum() / max((undecided**2).sum(), _TINY)  # of sigmoid(x) = 1/2 + x/4
+    accepted = margins[margins > 0]
+    beyond = np.append(np.exp(np.minimum(-c * accepted, 500))[::-1].cumsum()[::-1], 0.0)
+    refused = margins[margins < 0]
+    right = beyond[np.searchsorted(accepted, -refused)]
+    among = np.arange(1, len(refused) + 1)
+    found = among[right <= (1 - PRECISION) * among].max(initial=0)
+    return int(found) if found >= LEAST * len(margins) else 0
 
 
-def noise_rate(ledger: Ledger, ids: Ids, tau: float = 0.9) -> float:
-    """An estimate of the fraction of wrong labels among ``ids``: how many are refused where the
-    model was confident at its last visit, by ``tau`` at least, or as one of the most confident
-    tenth. 0 without a visit.
-
-    A label that is wrong by chance is refused as often on an easy sample as on a hard one, and on
-    easy ones the model is seldom wrong itself. (Our reading. A gate of the same ``tau`` may skip
-    what it passed, but its last confidence still counts.) Once a model has memorised labels, the
-    estimate is too low."""
-    sure = _confident(ledger, ids, tau)
-    return float(refused(ledger, sure).mean()) if len(sure) else 0.0
-
-
-def _confident(ledger: Ledger, ids: Ids, tau: float) -> Ids:
-    ids = ids[ledger["counted"][ids] > 0]
-    confidence = ledger["confidence"][ids]
-    return ids[confidence >= min(tau, np.quantile(confidence, 0.9))] if len(ids) else ids
+_TINY = np.finfo(np.float64).tiny
 
 
 def disbelieved(
-    ledger: Ledger, pool: Ids, at: EpochContext, *, rate: float | None, tau: float, teacher: bool
+    ledger: Ledger, pool: Ids, at: EpochContext, *, rate: float | None, teacher: bool
 ) -> Ids:
     """The samples of ``pool`` whose labels are not believed in the epoch ``at``, sorted.
 
-    Once in an epoch, from the fourth up to half of them (margins are means over these), ``PART`` of
-    the wrong labels, by :func:`noise_rate` of those still believed if it is ``SETTLED``, or by the
-    given ``rate`` of all, are added to what is in the column ``disbelieved``: those of the lowest
-    mean margin (AUM, Pleiss et al., NeurIPS 2020). What the model accepted at its last visit is
-    believed, and where it is judged by a ``teacher``, also that of which they do not agree on
-    another class.
+    Once in an epoch, from the sixth up to half of them (margins are means over these), the samples
+    of the lowest mean margins (AUM, Pleiss et al., NeurIPS 2020) are added to what is in the column
+    ``disbelieved``: as many as :func:`wrong_labels` finds, or ``PART`` of a given ``rate`` of all.
+    What the model accepted at its last visit is believed, and where it is judged by a ``teacher``,
+    also that of which they do not agree on another class.
     """
-    since = ledger["disbelieved"][pool]
-    doubted = refused(ledger, pool) & (ledger["counted"][pool] >= ENOUGH)
+    since, counted = ledger["disbelieved"][pool], ledger["counted"][pool]
+    doubted = ((ledger["flags"][pool] & LEARNED) == 0) & (counted >= ENOUGH)
     if teacher:
         doubted &= ledger.correct[pool]
-    kept = pool[doubted & (since > 0)]
-    if not ENOUGH <= at.epoch <= max(ENOUGH, at.epochs / 2) or (since == at.epoch).any():
-        return kept
-    believed = np.setdiff1d(pool, kept, assume_unique=True)
-    if rate is None:
-        found, sure = noise_rate(ledger, believed, tau), _confident(ledger, believed, tau)
-        settled = (ledger["margin"][sure] < 0).mean() <= SETTLED * found if len(sure) else False
-        wanted = round(PART * found * len(believed)) if found >= LEAST and settled else 0
-    else:
-        wanted = round(PART * rate * len(pool)) - len(kept)
-    new = lowest(pool[doubted & (since == 0)], wanted, ledger["margin"].take)
-    return np.sort(np.concatenate([kept, new]))
+    kept = doubted & (since > 0)
+    if ENOUGH <= at.epoch <= max(ENOUGH, at.epochs / 2) and not (since == at.epoch).any():
+        margins = np.where(counted > 0, ledger["margin"][pool], np.inf)
+        known = margins[counted > 0]
+        wanted = wrong_labels(known) if rate is None else round(PART * rate * len(known))
+        kept[np.argsort(margins, kind="stable")[:wanted]] = True
+        kept &= doubted
+    return pool[kept]

@@ -85,13 +85,12 @@ class SelfRegulation(Policy):
             that it has come to.
         label_source: what counts as correct: the ``"label"``, or the ``"teacher"``'s top class.
         label_noise: ``"off"``; or the fraction of labels that are wrong; or ``"auto"``, which
-            estimates it (:func:`frugalkd.policies.label_noise.noise_rate`; below 5 % nothing is
-            done). With a teacher, its top class then counts as correct, if its soft targets say
-            that. After three epochs nine tenths of so many labels, those of the lowest mean margin
-            (AUM, Pleiss et al. 2020), are disbelieved, as long as the model, and the teacher,
-            refuse them. Their samples are not trained on; they are screened once they were not
-            visited for ``max_skip`` epochs. Ours, not the paper's, and for data that the model
-            learns nearly whole: where it refuses many right labels, it disbelieves these.
+            counts them by their margins (:func:`frugalkd.policies.label_noise.wrong_labels`; below
+            2 % nothing is done). With a teacher, its top class then counts as correct, if its soft
+            targets say that. After five epochs so many labels, or nine tenths of a given fraction,
+            those of the lowest mean margin (AUM, Pleiss et al. 2020), are disbelieved, as long as
+            the model, and the teacher, refuse them. Their samples are not trained on; they are
+            screened once they were not visited for ``max_skip`` epochs. Ours, not the paper's.
         keep_probability: the chance that a sample that passed is used all the same, in (0, 1]; it
             then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
             samples in expectation: the unbiased gate (last-visit only). Within a budget, the active
@@ -189,7 +188,7 @@ class SelfRegulation(Policy):
             return pool[:0]
         rate = None if isinstance(self.label_noise, str) else float(self.label_noise)
         return label_noise.disbelieved(
-            ledger, pool, at, rate=rate, tau=self.confidence, teacher=self.label_source == "teacher"
+            ledger, pool, at, rate=rate, teacher=self.label_source == "teacher"
         )
 
     def _plan(
