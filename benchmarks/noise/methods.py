@@ -58,9 +58,10 @@ def _cost(run: Run) -> float:
 def _audit(run: Run, noisy: Noisy) -> Found:
     ledger, wrong = run.ledger, noisy.wrong
     started = time.perf_counter()
-    ranked(ledger)
+    order = ranked(ledger)
     seconds = time.perf_counter() - started
     scores = {name: ledger[name].astype(np.float64) for name in ("margin", "probability")}
+    scores["audit"] = np.argsort(order).astype(np.float64)  # every sample was visited
     right = (ledger["other"] == noisy.truth)[wrong]
     notes = {
         "audit_seconds": seconds,

@@ -19,7 +19,7 @@ from frugalkd.experiments.comparison.statistics import differences, mean_interva
 DRAWS = 500
 """Of the paired bootstrap over samples."""
 
-OURS = ("teach", "margin")
+OURS = ("teach", "audit")
 """The method and the score that others are compared with."""
 
 FIRST = (100, 500)

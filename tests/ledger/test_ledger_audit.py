@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from frugalkd.errors import LedgerError
-from frugalkd.ledger.audit import ranked, refused, suspects
+from frugalkd.ledger.audit import ranked, refused, scores, suspects
+from frugalkd.ledger.dynamics import LEARNED
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.summary import summarise
 
@@ -16,7 +17,7 @@ from frugalkd.ledger.summary import summarise
 def audited(samples=9) -> Any:
     ledger = Ledger.new(samples, labels=np.arange(samples) % 3, dynamics=True)
     stream = np.random.default_rng(0)
-    ledger["counted"][:] = 4
+    ledger["counted"][:], ledger["confidence"][:] = 4, 0.5
     ledger["margin"][:] = stream.normal(size=samples)
     ledger["probability"][:] = stream.random(samples)
     ledger["other"][:] = (np.arange(samples) + 1) % 3
@@ -26,9 +27,21 @@ def audited(samples=9) -> Any:
 
 def test_the_lowest_margin_comes_first():
     ledger = audited(200)
-    ids = ranked(ledger)
-    assert ids.tolist() == np.argsort(ledger["margin"], kind="stable").tolist()
+    ledger["confidence"][:] = 0.3
+    assert ranked(ledger).tolist() == np.argsort(ledger["margin"], kind="stable").tolist()
     assert refused(ledger) == (ledger["margin"] < 0).sum()
+
+
+def test_the_score_is_that_of_the_margin_and_of_the_last_visit():
+    ledger = audited(4)
+    ledger["margin"][:], ledger["confidence"][:] = [2, -2, 2, -2], [0.5, 0.6, 0.7, 0.8]
+    ledger["flags"][2:] = LEARNED
+    assert scores(ledger) == pytest.approx([1 - 0.75, -1 - 0.9, 1, -1])
+    assert ranked(ledger).tolist() == [1, 3, 0, 2]
+    ledger["margin"][:] = 2
+    assert scores(ledger) == pytest.approx([2 - 0.75, 2 - 0.9, 2, 2]), "all alike"
+    ledger["counted"][:] = 0
+    assert np.isnan(scores(ledger)).all()
 
 
 @pytest.mark.parametrize("top", [1, 5, 199, 200, 900])
@@ -59,7 +72,7 @@ def test_suspects_are_named():
     ledger["other"][1], ledger["flags"][1], ledger["first_learned"][1] = 65535, 4, 2
     first, second, _ = suspects(ledger, np.arange(3))
     assert first == {
-        "id": 0, "given": "ant", "suggested": "bee", "margin": -2.5, "probability": 0.125,
+        "id": 0, "given": "ant", "suggested": "bee", "score": -2.0458, "margin": -2.5, "probability": 0.125,
         "variability": 0.0625, "counted": 4, "first_learned": None, "forgotten": 0,
         "accepted": False,
     }  # fmt: skip

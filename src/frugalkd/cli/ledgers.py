@@ -117,8 +117,9 @@ def audit(
 ) -> None:
     """Rank samples by how likely their label is wrong, and correct the data.
 
-    The ranking is by the mean margin of the given label in training; the suggested class is the one
-    that training most often preferred to it. Nothing is trained or evaluated for it.
+    The ranking is by the mean margin of the given label in training and by the last visit; the
+    suggested class is the one that training most often preferred to the label. Nothing is trained
+    or evaluated for it.
 
     [bold]Examples[/bold]
     frugalkd ledger audit runs/teacher --top 50

@@ -21,7 +21,7 @@ from frugalkd.experiments.runs.audit import fix, read_decisions
 from frugalkd.experiments.runs.execute import teach
 from frugalkd.experiments.runs.from_recipe import make_data
 from frugalkd.experiments.runs.targets import store
-from frugalkd.ledger.audit import export_suspects, ranked, suspects
+from frugalkd.ledger.audit import export_suspects, ranked, scores, suspects
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers import StoredTargets
 from toys import write_kinds
@@ -87,7 +87,9 @@ def test_the_table_has_every_sample(run, cli, tmp_path):
     assert [int(row["id"]) for row in rows] == ranked(ledger).tolist()
     assert len(rows) == 300
     assert {(row["decision"], row["label"], row["sample"]) for row in rows} == {("", "", "")}
-    assert float(rows[0]["margin"]) == pytest.approx(float(ledger["margin"].min()), abs=1e-4)
+    found = [float(row["score"]) for row in rows]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(scores(ledger).min(), abs=1e-4)
     assert {row["data"] for row in rows} == {ledger.about["data"][:12]}
     with pytest.raises(DataError, match="decides nothing"):
         read_decisions(tmp_path / "new" / "a.csv", ledger)
