@@ -72,9 +72,9 @@ def test_suspects_are_named():
     ledger["other"][1], ledger["flags"][1], ledger["first_learned"][1] = 65535, 4, 2
     first, second, _ = suspects(ledger, np.arange(3))
     assert first == {
-        "id": 0, "given": "ant", "suggested": "bee", "score": -2.0458, "margin": -2.5, "probability": 0.125,
-        "variability": 0.0625, "counted": 4, "first_learned": None, "forgotten": 0,
-        "accepted": False,
+        "id": 0, "given": "ant", "suggested": "bee", "score": -2.0458, "margin": -2.5,
+        "probability": 0.125, "variability": 0.0625, "counted": 4, "first_learned": None,
+        "forgotten": 0, "accepted": False,
     }  # fmt: skip
     assert (second["suggested"], second["accepted"], second["first_learned"]) == (None, True, 2)
     ledger.about, ledger.labels = {}, None
