@@ -39,7 +39,7 @@ def test_the_score_is_that_of_the_margin_and_of_the_last_visit():
     assert scores(ledger) == pytest.approx([1 - 0.75, -1 - 0.9, 1, -1])
     assert ranked(ledger).tolist() == [1, 3, 0, 2]
     ledger["margin"][:] = 2
-    assert scores(ledger) == pytest.approx([2 - 0.75, 2 - 0.9, 2, 2]), "all alike"
+    assert scores(ledger) == pytest.approx([2 - 0.75, 2 - 0.9, 2, 2]), "equal margins"
     ledger["counted"][:] = 0
     assert np.isnan(scores(ledger)).all()
 
