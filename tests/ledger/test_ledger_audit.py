@@ -33,15 +33,22 @@ def test_the_lowest_margin_comes_first():
 
 
 def test_the_score_is_that_of_the_margin_and_of_the_last_visit():
-    ledger = audited(4)
-    ledger["margin"][:], ledger["confidence"][:] = [2, -2, 2, -2], [0.5, 0.6, 0.7, 0.8]
-    ledger["flags"][2:] = LEARNED
-    assert scores(ledger) == pytest.approx([1 - 0.75, -1 - 0.9, 1, -1])
-    assert ranked(ledger).tolist() == [1, 3, 0, 2]
+    ledger = audited(101)
+    ledger["margin"][:], ledger["confidence"][:] = np.linspace(-50, 50, 101), 0.5
+    ledger["flags"][:] = LEARNED
+    assert scores(ledger) == pytest.approx(np.linspace(-50, 50, 101) / 34), "the middle 68 %"
+    ledger["margin"][0], ledger["flags"][[2, 50]] = -1e6, 0
+    ledger["confidence"][50] = 0.8
+    assert scores(ledger)[[2, 50]] == pytest.approx([-48 / 34 - 0.75, -1.2]), "despite an outlier"
+    assert ranked(ledger)[:5].tolist() == [0, 2, 1, 3, 4]
+    assert ranked(ledger).tolist().index(50) == 10
+    ledger["confidence"][2] = np.nan
+    assert ranked(ledger, 3).tolist() == [0, 1, 2], "as if it had none"
     ledger["margin"][:] = 2
-    assert scores(ledger) == pytest.approx([2 - 0.75, 2 - 0.9, 2, 2]), "equal margins"
+    assert scores(ledger)[[1, 50]] == pytest.approx([2, 0.8]), "equal margins"
     ledger["counted"][:] = 0
     assert np.isnan(scores(ledger)).all()
+    assert not len(ranked(ledger))
 
 
 @pytest.mark.parametrize("top", [1, 5, 199, 200, 900])
@@ -72,7 +79,7 @@ def test_suspects_are_named():
     ledger["other"][1], ledger["flags"][1], ledger["first_learned"][1] = 65535, 4, 2
     first, second, _ = suspects(ledger, np.arange(3))
     assert first == {
-        "id": 0, "given": "ant", "suggested": "bee", "score": -2.0458, "margin": -2.5,
+        "id": 0, "given": "ant", "suggested": "bee", "score": -2.384, "margin": -2.5,
         "probability": 0.125, "variability": 0.0625, "counted": 4, "first_learned": None,
         "forgotten": 0, "accepted": False,
     }  # fmt: skip

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from frugalkd import Sampling
 from frugalkd.errors import SettingError
+from frugalkd.ledger.dynamics import counts_early
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import EpochContext, SelfRegulation
 from frugalkd.policies.label_noise import (
     ENOUGH,
     LEAST,
+    MOST_REFUSED,
     PRECISION,
     UNDECIDED,
     disbelieved,
@@ -55,37 +57,74 @@ def chosen(ledger, rate: float | None = None, pool=EVERY, teacher=False, **more)
 
 def drawn(samples, c, wrong, seed=0):
     """Margins of a model whose logits are log-odds up to the factor ``c``: the given label is the
-    likelier class of two as often as they say, or one of the ``wrong`` ones, a third."""
+    likelier class of two as often as they say, or one of the ``wrong`` ones, of which it is surer
+    than of others. And which are wrong."""
     stream = np.random.default_rng(seed)
     size = np.abs(stream.normal(0, 8 / c, samples))
     right = stream.uniform(size=samples) < 1 / (1 + np.exp(-c * size))
     flipped = stream.uniform(size=samples) < wrong
-    return np.where(flipped, -size - 3 / c, np.where(right, size, -size)).astype(
-        np.float32
-    ), flipped
+    margins = np.where(flipped, -size - 3 / c, np.where(right, size, -size))
+    return margins.astype(np.float32), flipped
 
 
-def recounted(margins):
+def softmaxes(classes, spread, tail=0.0, samples=4000, seed=0):
+    """Margins of labels that are drawn from a model's own softmax, which are all right, and the
+    labels."""
+    stream = np.random.default_rng(seed)
+    logits = stream.normal(0, spread, (samples, classes)) - tail * np.log1p(np.arange(classes))
+    labels = (logits + stream.gumbel(size=logits.shape)).argmax(1)
+    label = np.take_along_axis(logits, labels[:, None], 1)
+    np.put_along_axis(logits, labels[:, None], -np.inf, 1)
+    return (label[:, 0] - logits.max(1)).astype(np.float32), labels
+
+
+def found_in(margins, labels=None, settled=None, classes=2):
+    margins = np.asarray(margins, dtype=np.float32)
+    settled = np.ones(len(margins), dtype=bool) if settled is None else settled
+    labels = np.zeros(len(margins), dtype=np.int64) if labels is None else labels
+    return wrong_labels(margins, labels, settled, classes)
+
+
+def recounted(margins, labels, settled, classes):
     """The definition, sample by sample."""
-    size = sorted(abs(float(m)) for m in margins)
+    rows = [(float(m), y, s) for m, y, s in zip(margins, labels, settled, strict=True)]
+
+    def refuses_most(some):
+        return sum(m < 0 for m in some) > MOST_REFUSED * len(some)
+
+    known = [row for row in rows if not refuses_most([m for m, y, _ in rows if y == row[1]])]
+    size = [abs(m) for m, _, tried in known if tried]
+    if not size or refuses_most([m for m, _, _ in rows]):
+        return 0
     edge = np.quantile(size, UNDECIDED)
-    least = [float(m) for m in margins if abs(float(m)) <= edge]
-    c = 2 * sum(least) / sum(m * m for m in least)
+    least = [m for m, _, tried in known if tried and abs(m) <= edge]
+    c = 2 * sum(least) / (sum(m * m for m in least) or 1)
     found = 0
-    for place, threshold in enumerate(sorted(float(m) for m in margins if m < 0), start=1):
-        right = sum(np.exp(-c * float(m)) for m in margins if m >= -threshold)
-        if right <= (1 - PRECISION) * place:
+    for place, threshold in enumerate(sorted(m for m, _, _ in known if m < 0), start=1):
+        right = 1 + sum(np.exp(-c * m) for m, _, _ in known if m >= -threshold)
+        if c > 0 and max(1, np.log2(classes) / 2) * right <= (1 - PRECISION) * place:
             found = place
     return found if found >= LEAST * len(margins) else 0
 
 
 @given(
     c=st.floats(0.1, 2), wrong=st.sampled_from([0.0, 0.1, 0.4]), seed=st.integers(0, 99),
-    samples=st.integers(20, 200),
+    samples=st.integers(20, 200), classes=st.sampled_from([2, 10]), often=st.floats(0, 1),
+    groups=st.integers(1, 3),
 )  # fmt: skip
-def test_wrong_labels_are_counted_by_mirrored_margins(c, wrong, seed, samples):
+def test_wrong_labels_are_counted_by_mirrored_margins(
+    c, wrong, seed, samples, classes, often, groups
+):
+    stream = np.random.default_rng(seed)
     margins, _ = drawn(samples, c, wrong, seed)
-    assert wrong_labels(margins) == recounted(margins)
+    labels, settled = stream.integers(groups, size=samples), stream.uniform(size=samples) < often
+    margins -= np.float32(1) * labels  # some classes are harder than others
+    found = found_in(margins, labels, settled, classes)
+    assert found.sum() == recounted(margins, labels, settled, classes)
+    bound = MOST_REFUSED * np.bincount(labels)
+    easy = (np.bincount(labels[margins < 0], minlength=len(bound)) <= bound)[labels]
+    assert not found[~easy].any()
+    assert margins[found].max(initial=-np.inf) <= margins[easy & ~found].min(initial=np.inf)
 
 
 @pytest.mark.parametrize("c", [0.5, 1, 2])
@@ -93,25 +132,59 @@ def test_right_labels_of_hard_samples_are_not_taken_for_wrong(c):
     """However many of them are refused, as long as it is where the model hesitates."""
     margins, _ = drawn(20_000, c, 0.0)
     assert (margins < 0).mean() > 0.06
-    assert wrong_labels(margins) == 0
+    assert not found_in(margins).any()
+
+
+@pytest.mark.parametrize(
+    ("classes", "spread", "tail"),
+    [
+        (10, 0.5, 0),
+        (10, 4, 0),
+        (10, 1, 2),
+        (77, 0.5, 0),
+        (77, 2, 0),
+        (77, 6, 0),
+        (77, 2, 1),
+        (77, 1, 2),
+        (500, 2, 0),
+        (500, 9, 0),
+    ],
+)
+def test_nor_are_those_of_many_classes(classes, spread, tail):
+    margins, labels = softmaxes(classes, spread, tail)
+    assert not found_in(margins, labels, classes=classes).any()
 
 
 @pytest.mark.parametrize("c", [0.5, 1, 2])
+@pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("wrong", [0.1, 0.2, 0.4])
-def test_of_the_labels_taken_for_wrong_most_are(c, wrong):
+def test_of_the_labels_taken_for_wrong_most_are(c, classes, wrong):
     margins, flipped = drawn(20_000, c, wrong)
-    found = wrong_labels(margins)
-    assert flipped[np.argsort(margins)[:found]].mean() > PRECISION
-    assert found > 0.3 * flipped.sum()
+    found = found_in(margins, classes=classes)
+    assert flipped[found].mean() > PRECISION
+    assert found.sum() > 0.3 * flipped.sum()
+
+
+def test_samples_that_were_seen_once_do_not_calibrate():
+    """The margins of an untrained network are small, and its own."""
+    margins, _ = drawn(7000, 1, 0.1)
+    early = np.random.default_rng(1).normal(0.05, 0.1, 3000).astype(np.float32)
+    both, settled = np.concatenate([margins, early]), np.arange(10_000) < 7000
+    found = [found_in(*each).sum() for each in ((margins,), (both, None, settled), (both,))]
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert found[2] > 1.1 * found[0]
 
 
 @pytest.mark.parametrize(
     "margins",
-    [[], [0.0], [0, 0, 0], [1, 2], [-1, -2], [3e4, -3e4, 0.1], [-0.1, -0.1, 0.1, 900, -2, -901]],
-)
-def test_margins_of_any_kind(margins):
-    """None, equal and huge ones, and those of a model that refuses what it is unsure of."""
-    assert 0 <= wrong_labels(np.array(margins, dtype=np.float32)) <= len(margins)
+    [
+        [], [0, 0, 0], [1, 2], [-1, -2], [3e4, -3e4, 0.1], [-5, 1, 2, 3, 4, 4.9],
+        [*np.linspace(-9, -8, 25), *np.linspace(-0.2, -0.1, 30), *np.linspace(5, 6, 45)],
+    ],
+    ids=["none", "zeros", "accepted", "refused", "huge", "one of few", "refused where undecided"],
+)  # fmt: skip
+def test_no_label_is_doubted_without_evidence(margins):
+    assert not found_in(margins).any()
 
 
 def test_the_lowest_mean_margins_are_disbelieved():
@@ -125,7 +198,14 @@ def test_the_lowest_mean_margins_are_disbelieved():
     assert chosen(ledger, pool=odd) == np.intersect1d(WRONG, odd).tolist()
     ledger["counted"][:150], ledger["margin"][:150] = 0, np.nan
     assert chosen(ledger) == WRONG[30:].tolist(), "of those that were visited"
-    assert chosen(ledger, rate=0.1) == WRONG[-14:].tolist()
+    assert len(chosen(ledger, rate=0.1)) == 27
+
+
+def test_what_is_counted_and_accepted_by_now_is_not_replaced_by_others():
+    ledger = visited()
+    ledger["flags"][WRONG[:30]] = 4
+    assert chosen(ledger) == WRONG[30:].tolist()
+    assert len(chosen(ledger, rate=0.2)) == 54, "a given rate is that of what is refused"
 
 
 def test_little_noise_is_none_unless_it_is_given():
@@ -135,12 +215,16 @@ def test_little_noise_is_none_unless_it_is_given():
 
 
 @pytest.mark.parametrize(
-    ("epoch", "epochs", "some"),
-    [(4, 20, False), (5, 20, True), (10, 20, True), (11, 20, False), (5, 6, True), (4, 6, False)],
+    ("epochs", "some"),
+    [(4, []), (5, [3]), (6, [3]), (7, [4]), (8, [4]), (9, [5]), (12, [5, 6]), (20, range(5, 11))],
 )
-def test_labels_are_disbelieved_from_the_sixth_epoch_to_half(epoch, epochs, some):
-    assert bool(chosen(visited(), epoch=epoch, epochs=epochs)) is some
-    assert bool(chosen(visited(), rate=0.2, epoch=epoch, epochs=epochs)) is some
+def test_labels_are_disbelieved_in_the_first_half(epochs, some):
+    for epoch in range(1, epochs):
+        ledger = visited(epoch=epoch)
+        early = sum(counts_early(each, epochs) for each in range(epoch))
+        ledger["counted"][:] = early  # as many as a training enters
+        for rate in (None, 0.2):
+            assert bool(chosen(ledger, rate, epoch=epoch, epochs=epochs)) is (epoch in some)
 
 
 def test_what_is_disbelieved_stays_so_and_more_is_added():
@@ -148,7 +232,19 @@ def test_what_is_disbelieved_stays_so_and_more_is_added():
     ledger["disbelieved"][WRONG[:40]] = 5
     assert chosen(ledger, epoch=15) == chosen(ledger, epoch=5) == WRONG[:40].tolist()
     assert chosen(ledger, epoch=6) == WRONG.tolist()
-    assert chosen(ledger, rate=0.1, epoch=6) == np.union1d(WRONG[:40], WRONG[-27:]).tolist()
+    assert chosen(ledger, rate=0.1, epoch=6) == WRONG[:40].tolist(), "more than nine tenths of it"
+    assert len(chosen(ledger, rate=0.2, epoch=6)) == 54
+
+
+@given(rate=st.sampled_from([0.1, 0.2, 0.5]), seed=st.integers(0, 99))
+def test_a_given_rate_is_not_exceeded(rate, seed):
+    """Margins change from epoch to epoch, and with them which are lowest."""
+    ledger, stream = visited(), np.random.default_rng(seed)
+    for epoch in range(5, 11):
+        ledger["margin"][:] += stream.normal(0, 0.3, 300)
+        found = chosen(ledger, rate, epoch=epoch)
+        ledger["disbelieved"][found] = epoch
+        assert len(found) == min(round(0.9 * rate * 300), len(WRONG) + len(HARD[::2]))
 
 
 @pytest.mark.parametrize(

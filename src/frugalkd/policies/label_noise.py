@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.ledger.dynamics import LEARNED
+from frugalkd.ledger.dynamics import LEARNED, NEVER
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies.policy import EpochContext, Ids
+from frugalkd.policies.keeping import lowest
+from frugalkd.policies.policy import EpochContext, Ids, Mask
 
 ENOUGH = 5
-"""Visits, and so epochs, before a label may be disbelieved."""
+"""Visits before a label may be disbelieved; in a training of eight epochs or fewer, half as many as
+epochs."""
+
+FEWEST = 3
+"""In a training whose half is less, no label is disbelieved."""
 
 UNDECIDED = 0.25
-"""The part of the samples, by the size of their margins, that says how sure margins are."""
+"""The part of the samples, those of the smallest margins, that calibrates margins."""
 
-PRECISION = 0.9
+MOST_REFUSED = 0.55
+"""Where a model refuses more of the labels, or of those of a class, on average, it knows too little
+to doubt them."""
+
+PRECISION = 0.8
 """Of the labels that are taken for wrong, at least so many are, by the estimate."""
 
 LEAST = 0.02
@@ -26,32 +37,51 @@ PART = 0.9
 is right."""
 
 
-def wrong_labels(margins: NDArray[np.float32]) -> int:
-    """How many of the lowest ``margins`` (samples,) are those of wrong labels, at least
-    :data:`PRECISION` of them by an estimate; 0 where that is less than :data:`LEAST`.
+def wrong_labels(
+    margins: NDArray[np.float32], labels: NDArray[np.integer], settled: Mask, classes: int
+) -> Mask:
+    """Which labels are taken for wrong (samples,): those of the lowest ``margins``, as many as
+    :data:`PRECISION` of them are wrong by an estimate.
 
-    A margin is the logit of the given label less the largest other one, a mean over epochs. If
-    logits are log-odds up to a factor ``c``, and all labels are right, then for each sample of
-    margin ``-m`` there are ``exp(c * m)`` samples of margin ``m``: where a model hesitates between
-    two classes it is right as often as it is sure. The least decided samples give ``c``, from which
-    follows how many right labels have a margin of ``-m`` or less. (Our reading.) A model that has
-    learned the noise itself, as where one class is often taken for one other, hesitates
-    there, and less is found.
+    A margin is the logit of the given label less the largest other one, a mean over epochs. Suppose
+    all labels are right, and logits are log-odds up to a factor ``c``. Then, of two classes, a
+    label that is refused by a margin of ``m`` is ``exp(c * m)`` times rarer than one that is
+    accepted by ``m``. ``c`` is fitted to the smallest margins of ``settled`` samples (bool,
+    samples), which were visited often. What is refused more often than follows from that is taken
+    for wrong. Of more ``classes`` several may be refused by ``m``, so the expected number is
+    multiplied by log2(classes) / 2. (Our reading. Noise that a model has learned itself, as where
+    one class is often taken for one other, looks like that of hard samples: less is found.)
+
+    None are, where they are less than :data:`LEAST` of all, where the model is wrong as often as
+    right on what it is undecided about, and where it refuses more than :data:`MOST_REFUSED` of all.
+    Where it refuses so many of one of the ``labels``, integers from 0 (samples,), these are left
+    out.
     """
-    margins = np.sort(margins.astype(np.float64))
-    size = np.abs(margins)
-    undecided = margins[size <= np.quantile(size, UNDECIDED)] if len(margins) else margins
-    c = 2 * undecided.sum() / max((undecided**2).sum(), _TINY)  # of sigmoid(x) = 1/2 + x/4
-    accepted = margins[margins > 0]
-    beyond = np.append(np.exp(np.minimum(-c * accepted, 500))[::-1].cumsum()[::-1], 0.0)
-    refused = margins[margins < 0]
-    right = beyond[np.searchsorted(accepted, -refused)]
+    found, refused = np.zeros(len(margins), dtype=bool), margins < 0
+    if not len(margins) or refused.mean() > MOST_REFUSED:
+        return found
+    samples, lost = (np.bincount(labels[of], minlength=labels.max() + 1) for of in (..., refused))
+    ids = np.flatnonzero((lost <= MOST_REFUSED * samples)[labels])
+    margins, tried = margins[ids].astype(np.float64), margins[ids[settled[ids]]].astype(np.float64)
+    if not len(tried):
+        return found
+    size = np.abs(tried)
+    undecided = tried[size <= np.quantile(size, UNDECIDED)]
+    # The mean of m is that of |m| * tanh(c * |m| / 2), about c / 2 times that of m * m.
+    c = 2 * undecided.sum() / max((undecided**2).sum(), np.finfo(np.float64).tiny)
+    if c <= 0:
+        return found
+    order = np.argsort(margins, kind="stable")
+    accepted, refused = -margins[order[::-1]], margins[order]
+    accepted, refused = accepted[accepted < 0], refused[refused < 0]
+    beyond = np.append(0, np.cumsum(np.exp(c * accepted)))
+    right = beyond[np.searchsorted(accepted, refused, side="right")]
+    expected = max(1, math.log2(classes) / 2) * (1 + right)  # none seen of few is no evidence
     among = np.arange(1, len(refused) + 1)
-    found = among[right <= (1 - PRECISION) * among].max(initial=0)
-    return int(found) if found >= LEAST * len(margins) else 0
-
-
-_TINY = np.finfo(np.float64).tiny
+    count = among[expected <= (1 - PRECISION) * among].max(initial=0)
+    if count >= LEAST * len(found):
+        found[ids[order[:count]]] = True
+    return found
 
 
 def disbelieved(
@@ -59,21 +89,32 @@ def disbelieved(
 ) -> Ids:
     """The samples of ``pool`` whose labels are not believed in the epoch ``at``, sorted.
 
-    Once in an epoch, from the sixth up to half of them (margins are means over these), the samples
-    of the lowest mean margins (AUM, Pleiss et al., NeurIPS 2020) are added to what is in the column
-    ``disbelieved``: as many as :func:`wrong_labels` finds, or ``PART`` of a given ``rate`` of all.
-    What the model accepted at its last visit is believed, and where it is judged by a ``teacher``,
-    also that of which they do not agree on another class.
+    Once in an epoch, after ``ENOUGH`` of them and up to half of all (margins are means over these),
+    labels that the model refused at its last visit are added to what is in the column
+    ``disbelieved``, those of the lowest mean margins (AUM, Pleiss et al., NeurIPS 2020): of what
+    :func:`wrong_labels` finds up to as many, or up to ``PART`` of a given ``rate`` of all. What the
+    model accepted at its last visit is believed, and where it is judged by a ``teacher``, also that
+    of which they do not agree on another class.
     """
     since, counted = ledger["disbelieved"][pool], ledger["counted"][pool]
-    doubted = ((ledger["flags"][pool] & LEARNED) == 0) & (counted >= ENOUGH)
+    enough = min(ENOUGH, math.ceil(at.epochs / 2))
+    doubted = ((ledger["flags"][pool] & LEARNED) == 0) & (counted >= enough)
     if teacher:
         doubted &= ledger.correct[pool]
-    kept = doubted & (since > 0)
-    if ENOUGH <= at.epoch <= max(ENOUGH, at.epochs / 2) and not (since == at.epoch).any():
-        margins = np.where(counted > 0, ledger["margin"][pool], np.inf)
-        known = margins[counted > 0]
-        wanted = wrong_labels(known) if rate is None else round(PART * rate * len(known))
-        kept[np.argsort(margins, kind="stable")[:wanted]] = True
-        kept &= doubted
-    return pool[kept]
+    kept = pool[doubted & (since > 0)]
+    in_time = FEWEST <= enough <= at.epoch <= max(enough, at.epochs / 2)
+    if not in_time or (since == at.epoch).any():
+        return kept
+    new, wanted = doubted & (since == 0), round(PART * (rate or 0) * len(pool))
+    if rate is None:
+        known = counted > 0
+        labels, other = ledger.labels, ledger["other"][pool]
+        classes = 1 + int(other[other != NEVER].max(initial=1))
+        given = np.zeros(len(ledger), np.int64) if labels is None else labels + 1  # -1: unknown
+        found = np.zeros(len(pool), dtype=bool)
+        found[known] = wrong_labels(
+            ledger["margin"][pool[known]], given[pool[known]], counted[known] >= enough, classes
+        )
+        new, wanted = new & found, int(found.sum())
+    added = lowest(pool[new], wanted - len(kept), ledger["margin"].take)
+    return np.sort(np.concatenate([kept, added]))
