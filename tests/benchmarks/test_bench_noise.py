@@ -44,13 +44,20 @@ def test_every_method_leaves_its_result(done, capsys):
         assert found["seconds"]["cpu"] > 0
     runner.main(["table", "--out", str(done), *SMALL, "--to", str(done / "t.json")])
     text = capsys.readouterr().out
-    for name in ("teach: margin", "teach-auto: probability", "aum: aum", "student-gate"):
+    for name in (
+        "teach: audit",
+        "teach: margin",
+        "teach-auto: probability",
+        "aum: aum",
+        "student-gate",
+    ):
         assert f"| {name} | 1 |" in text
     said = json.loads((done / "t.json").read_text())["symmetric-0.2"]
     assert said["rows"] == 240
     assert said["rankings"]["teach: margin"]["seeds"][0]["average_precision"] > 0.7, "chance: 0.2"
     assert said["rankings"]["aum: aum"]["seeds"][0]["average_precision"] > 0.7
-    assert "ours_minus_this" not in said["rankings"]["teach: margin"]
+    assert said["rankings"]["teach: audit"]["seeds"][0]["average_precision"] > 0.7
+    assert "ours_minus_this" not in said["rankings"]["teach: audit"]
     low, high = said["rankings"]["aum: aum"]["ours_minus_this"]["ci95"]
     assert low <= said["rankings"]["aum: aum"]["ours_minus_this"]["mean"] <= high
     assert result(done, "student-gate")["cost"] < 0.5 * result(done, "student-full")["cost"]

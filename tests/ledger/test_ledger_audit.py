@@ -99,7 +99,14 @@ def test_a_summary_has_the_first_suspects():
     found = summarise(ledger, 2, 3)
     assert found["refused"] == refused(ledger)
     assert [row["id"] for row in found["suspects"]] == ranked(ledger)[:3].tolist()
-    assert found["suspects"][0].keys() == {"id", "given", "suggested", "margin", "probability"}
+    assert found["suspects"][0].keys() == {
+        "id",
+        "given",
+        "suggested",
+        "score",
+        "margin",
+        "probability",
+    }
     plain = Ledger.new(3)
     plain.epochs = 1.0
     assert "refused" not in summarise(plain)

@@ -274,13 +274,13 @@ def audit_view(content: dict[str, Any]) -> RenderableType:
     more = [key for key in ("teacher", "sample") if rows and key in rows[0]]
     table = TextTable(
         *map(numeric, ("", "id")), name("given"), name("suggested"),
-        *map(numeric, ("margin", "prob.")), *map(name, more),
+        *map(numeric, ("score", "margin", "prob.")), *map(name, more),
         title="most suspicious labels", padding=(0, 1, 0, 0),
     )  # fmt: skip
     for place, row in enumerate(rows, 1):
         table.add_row(
             str(place), str(row["id"]), row["given"] or "-", row["suggested"] or "-",
-            f"{row['margin']:.2f}", f"{row['probability']:.2f}",
+            *(f"{row[key]:.2f}" for key in ("score", "margin", "probability")),
             *(row[key] or "-" for key in more),
         )  # fmt: skip
     return Group(head, table)

@@ -45,7 +45,7 @@ def summarise(ledger: Ledger, top: int = 8, suspicious: int = 0) -> dict[str, An
 
 
 def _labels(ledger: Ledger, top: int) -> dict[str, Any]:
-    keys = ("id", "given", "suggested", "margin", "probability")
+    keys = ("id", "given", "suggested", "score", "margin", "probability")
     rows = suspects(ledger, ranked(ledger, top))
     return {"refused": refused(ledger), "suspects": [{k: row[k] for k in keys} for row in rows]}
 

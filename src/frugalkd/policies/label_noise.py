@@ -12,6 +12,9 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies.keeping import lowest
 from frugalkd.policies.policy import EpochContext, Ids, Mask
 
+RULE = 2
+"""Part of a run's digest: another rule makes another training."""
+
 ENOUGH = 5
 """Visits before a label may be disbelieved; in a training of eight epochs or fewer, half as many as
 epochs."""

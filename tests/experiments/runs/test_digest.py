@@ -15,6 +15,7 @@ from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.targets import store
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import identity
+from frugalkd.policies.label_noise import RULE
 from frugalkd.teachers import live
 from toys import kinds_recipe
 
@@ -202,6 +203,7 @@ def test_label_noise_decides_a_run_unless_it_is_off(key):
         assert decides(label_noise=off) == decides()
     made = [decides(), decides(label_noise="auto"), decides(label_noise=0.2)]
     assert made[0] != made[1] != made[2] != made[0]
+    assert [each[role][section].get("disbelief") for each in made] == [None, RULE, RULE]
 
 
 @pytest.mark.parametrize(("settings", "has"), [({}, True), ({"teacher.dynamics": False}, False)])

@@ -326,10 +326,10 @@ def _labels(summary: LedgerSummary | None, pictures: Pictures) -> list[Block]:
     if isinstance(seen, str):
         rows = [
             [Cell(str(it.id), it.id), short(it.given or NOTHING), short(it.suggested or NOTHING),
-             amount(it.margin, 2), amount(it.probability, 2)]
+             amount(it.score, 2), amount(it.margin, 2), amount(it.probability, 2)]
             for it in summary.suspects
         ]  # fmt: skip
-        headings = ["sample", "given", "suggested", "margin", "probability"]
+        headings = ["sample", "given", "suggested", "score", "margin", "probability"]
         why = f"The samples are not shown: {short(seen, 300)}"
         return [about, why, Table("Most suspicious labels", headings, rows, name="suspects")]
     suspects = [_suspect(it, *seen[it.id]) for it in summary.suspects if it.id in seen]

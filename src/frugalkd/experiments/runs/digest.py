@@ -18,6 +18,7 @@ from frugalkd.models.identity import TORCH, versions
 from frugalkd.models.initial import PRETRAINED, weights_file
 from frugalkd.models.libraries import ENCODERS, library_of
 from frugalkd.models.saved import CARD, card_beside
+from frugalkd.policies.label_noise import RULE
 from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header
 
@@ -70,6 +71,8 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     for gate in (teacher["policy"], student["policy"], student["regulation"]):
         if gate and gate.get("label_noise") in ("off", 0):  # YAML reads off as false
             del gate["label_noise"]
+        elif gate and "label_noise" in gate:
+            gate["disbelief"] = RULE
     for one in (student["teachers"] or {"of": {}})["of"].values():
         _resolve_teacher(one, _said(recipe))
     if student["positions"] == 1:

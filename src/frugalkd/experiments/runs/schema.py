@@ -301,6 +301,7 @@ class Suspect(Record):
     id: int = Field(ge=0, le=LARGEST)
     given: str | None = None
     suggested: str | None = None
+    score: Number | None = Field(None, description="what the ranking goes by, the lowest first")
     margin: Number = Field(description="mean of the given label's margin in training")
     probability: Number = Field(description="mean of its softmax probability")
 
