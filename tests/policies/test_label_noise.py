@@ -18,6 +18,7 @@ from frugalkd.policies import EpochContext, SelfRegulation
 from frugalkd.policies.label_noise import (
     ENOUGH,
     LEAST,
+    MOST_OF_A_CLASS,
     MOST_REFUSED,
     PRECISION,
     UNDECIDED,
@@ -89,12 +90,13 @@ def recounted(margins, labels, settled, classes):
     """The definition, sample by sample."""
     rows = [(float(m), y, s) for m, y, s in zip(margins, labels, settled, strict=True)]
 
-    def refuses_most(some):
-        return sum(m < 0 for m in some) > MOST_REFUSED * len(some)
+    def refused(some):
+        return sum(m < 0 for m in some) / max(1, len(some))
 
-    known = [row for row in rows if not refuses_most([m for m, y, _ in rows if y == row[1]])]
+    of_class = {y: refused([m for m, label, _ in rows if label == y]) for _, y, _ in rows}
+    known = [row for row in rows if of_class[row[1]] <= MOST_OF_A_CLASS]
     size = [abs(m) for m, _, tried in known if tried]
-    if not size or refuses_most([m for m, _, _ in rows]):
+    if not size or refused([m for m, _, _ in rows]) > MOST_REFUSED:
         return 0
     edge = np.quantile(size, UNDECIDED)
     least = [m for m, _, tried in known if tried and abs(m) <= edge]
@@ -121,7 +123,7 @@ def test_wrong_labels_are_counted_by_mirrored_margins(
     margins -= np.float32(1) * labels  # some classes are harder than others
     found = found_in(margins, labels, settled, classes)
     assert found.sum() == recounted(margins, labels, settled, classes)
-    bound = MOST_REFUSED * np.bincount(labels)
+    bound = MOST_OF_A_CLASS * np.bincount(labels)
     easy = (np.bincount(labels[margins < 0], minlength=len(bound)) <= bound)[labels]
     assert not found[~easy].any()
     assert margins[found].max(initial=-np.inf) <= margins[easy & ~found].min(initial=np.inf)

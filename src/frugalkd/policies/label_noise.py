@@ -26,10 +26,12 @@ UNDECIDED = 0.25
 """The part of the samples, those of the smallest margins, that calibrates margins."""
 
 MOST_REFUSED = 0.55
-"""Where a model refuses more of the labels, or of those of a class, on average, it knows too little
-to doubt them."""
+"""A model that refuses more of all labels, on average, knows too little to doubt any."""
 
-PRECISION = 0.8
+MOST_OF_A_CLASS = 0.75
+"""Nor are those of a class doubted, of which it refuses more."""
+
+PRECISION = 0.85
 """Of the labels that are taken for wrong, at least so many are, by the estimate."""
 
 LEAST = 0.02
@@ -57,14 +59,14 @@ def wrong_labels(
 
     None are, where they are less than :data:`LEAST` of all, where the model is wrong as often as
     right on what it is undecided about, and where it refuses more than :data:`MOST_REFUSED` of all.
-    Where it refuses so many of one of the ``labels``, integers from 0 (samples,), these are left
-    out.
+    One of the ``labels``, integers from 0 (samples,), of which it refuses more than
+    :data:`MOST_OF_A_CLASS` is left out.
     """
     found, refused = np.zeros(len(margins), dtype=bool), margins < 0
     if not len(margins) or refused.mean() > MOST_REFUSED:
         return found
     samples, lost = (np.bincount(labels[of], minlength=labels.max() + 1) for of in (..., refused))
-    ids = np.flatnonzero((lost <= MOST_REFUSED * samples)[labels])
+    ids = np.flatnonzero((lost <= MOST_OF_A_CLASS * samples)[labels])
     margins, tried = margins[ids].astype(np.float64), margins[ids[settled[ids]]].astype(np.float64)
     if not len(tried):
         return found
