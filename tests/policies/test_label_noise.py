@@ -203,7 +203,7 @@ def test_the_lowest_mean_margins_are_disbelieved():
     assert len(chosen(ledger, rate=0.1)) == 27
 
 
-def test_what_is_counted_and_accepted_by_now_is_not_replaced_by_others():
+def test_what_is_accepted_by_now_is_not_replaced_by_others():
     ledger = visited()
     ledger["flags"][WRONG[:30]] = 4
     assert chosen(ledger) == WRONG[30:].tolist()

@@ -55,7 +55,7 @@ def wrong_labels(
     samples), which were visited often. What is refused more often than follows from that is taken
     for wrong. Of more ``classes`` several may be refused by ``m``, so the expected number is
     multiplied by log2(classes) / 2. (Our reading. Noise that a model has learned itself, as where
-    one class is often taken for one other, looks like that of hard samples: less is found.)
+    one class is often taken for one other, is like that of hard samples: less is found.)
 
     None are, where they are less than :data:`LEAST` of all, where the model is wrong as often as
     right on what it is undecided about, and where it refuses more than :data:`MOST_REFUSED` of all.
