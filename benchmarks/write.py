@@ -252,7 +252,8 @@ BY_FILE = {
         "fashion-mnist-teacher", "fashion-mnist-claims", "fashion-mnist-modes",
         "fashion-mnist-controls", "fashion-mnist-case-a", "cifar10-precision", "fair-fashion-mnist",
         "fair-cifar10", "fair-banking77", "fair-rivals-cifar10", "fair-rivals-banking77",
-        "efficientnet-cifar10", "hard-cifar10-long", "hard-cifar10-mixup", "outputs-packages",
+        "efficientnet-cifar10", "hard-cifar10-long", "hard-cifar10-mixup", "hard-efficientnet",
+        "outputs-packages",
     ),
     budgets_table: (
         "evidence-fashion-mnist", "evidence-validation", "evidence-rivals", "infobatch-digits",
