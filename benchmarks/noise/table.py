@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -50,12 +50,24 @@ def paired(
     replacement."""
     stream = np.random.default_rng(seed)
     found = np.empty(draws)
+    first, second = _resampled(wrong, one), _resampled(wrong, other)
     for draw in range(draws):
-        ids = stream.integers(len(wrong), size=len(wrong))
-        found[draw] = average_precision(wrong[ids], one[ids]) - average_precision(
-            wrong[ids], other[ids]
-        )
+        times = np.bincount(stream.integers(len(wrong), size=len(wrong)), minlength=len(wrong))
+        found[draw] = first(times) - second(times)
     return found
+
+
+def _resampled(wrong: NDArray[np.bool_], scores: NDArray) -> Callable[[NDArray], float]:
+    """Average precision where each sample counts so many times, without sorting again."""
+    order = np.argsort(scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) > 0, True))  # of equal scores
+
+    def precision(times: NDArray[np.int64]) -> float:
+        hits, among = (np.cumsum(part[order])[last] for part in (times * wrong, times))
+        gained = np.diff(hits, prepend=0)
+        return float((gained * hits / np.maximum(among, 1)).sum() / hits[-1])
+
+    return precision
 
 
 def summarise(out: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -146,6 +146,19 @@ def test_the_paired_bootstrap_sees_which_is_better():
     assert (paired(wrong, good, good, draws=5) == 0).all()
 
 
+def test_the_paired_bootstrap_draws_samples_with_replacement():
+    stream = np.random.default_rng(1)
+    wrong, rough = stream.random(300) < 0.3, stream.normal(size=300)
+    one, other = rough - wrong, np.round(rough - 0.5 * wrong, 1)  # many of the others are equal
+    again = np.random.default_rng(7)
+    wanted = []
+    for _ in range(5):
+        ids = again.integers(300, size=300)
+        found = (average_precision(wrong[ids], each[ids]) for each in (one, other))
+        wanted.append(next(found) - next(found))
+    assert paired(wrong, one, other, draws=5, seed=7) == pytest.approx(np.array(wanted))
+
+
 def test_aum_is_the_mean_margin_over_half_the_epochs(monkeypatch):
     """Against a network whose logits are known: the margins of labels, and of threshold samples."""
     noisy: Any = load("digits", 110, "symmetric-0.2", 0)
