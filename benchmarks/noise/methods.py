@@ -61,7 +61,8 @@ def _audit(run: Run, noisy: Noisy) -> Found:
     order = ranked(ledger)
     seconds = time.perf_counter() - started
     scores = {name: ledger[name].astype(np.float64) for name in ("margin", "probability")}
-    scores["audit"] = np.argsort(order).astype(np.float64)  # every sample was visited
+    assert len(order) == len(ledger), "every sample was visited"
+    scores["audit"] = np.argsort(order).astype(np.float64)
     right = (ledger["other"] == noisy.truth)[wrong]
     notes = {
         "audit_seconds": seconds,

@@ -65,7 +65,7 @@ def _resampled(wrong: NDArray[np.bool_], scores: NDArray) -> Callable[[NDArray],
     def precision(times: NDArray[np.int64]) -> float:
         hits, among = (np.cumsum(part[order])[last] for part in (times * wrong, times))
         gained = np.diff(hits, prepend=0)
-        return float((gained * hits / np.maximum(among, 1)).sum() / hits[-1])
+        return float((gained * hits / np.maximum(among, 1)).sum() / max(hits[-1], 1))
 
     return precision
 

@@ -39,7 +39,7 @@ def scores(ledger: Ledger) -> NDArray[np.float64]:
             "default"
         )
     margins = np.where(ledger["counted"] > 0, ledger["margin"].astype(np.float64), np.nan)
-    known = margins[~np.isnan(margins)]
+    known = margins[np.isfinite(margins)]
     low, high = np.percentile(known, [16, 84]) if len(known) else (0, 0)
     refused = (ledger["flags"] & LEARNED) == 0
     last = np.where(refused, np.nan_to_num(ledger["confidence"]), 0)

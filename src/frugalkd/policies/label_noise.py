@@ -16,20 +16,20 @@ RULE = 2
 """Part of a run's digest: another rule makes another training."""
 
 ENOUGH = 5
-"""Visits before a label may be disbelieved; in a training of eight epochs or fewer, half as many as
-epochs."""
+"""Visits before a label may be disbelieved. In a training of eight epochs or fewer it is half of
+the epochs, rounded up."""
 
 FEWEST = 3
-"""In a training whose half is less, no label is disbelieved."""
+"""Where that is less, in a training of four epochs or fewer, no label is disbelieved."""
 
 UNDECIDED = 0.25
-"""The part of the samples, those of the smallest margins, that calibrates margins."""
+"""The part of the samples, those of the margins nearest to 0, that calibrates margins."""
 
 MOST_REFUSED = 0.55
 """A model that refuses more of all labels, on average, knows too little to doubt any."""
 
 MOST_OF_A_CLASS = 0.75
-"""Nor are those of a class doubted, of which it refuses more."""
+"""Labels of a class are not doubted where the model refuses more than this part of them."""
 
 PRECISION = 0.85
 """Of the labels that are taken for wrong, at least so many are, by the estimate."""
@@ -51,21 +51,21 @@ def wrong_labels(
     A margin is the logit of the given label less the largest other one, a mean over epochs. Suppose
     all labels are right, and logits are log-odds up to a factor ``c``. Then, of two classes, a
     label that is refused by a margin of ``m`` is ``exp(c * m)`` times rarer than one that is
-    accepted by ``m``. ``c`` is fitted to the smallest margins of ``settled`` samples (bool,
+    accepted by ``m``. ``c`` is fitted to the margins nearest to 0 of ``settled`` samples (bool,
     samples), which were visited often. What is refused more often than follows from that is taken
     for wrong. Of more ``classes`` several may be refused by ``m``, so the expected number is
     multiplied by log2(classes) / 2. (Our reading. Noise that a model has learned itself, as where
     one class is often taken for one other, is like that of hard samples: less is found.)
 
-    None are, where they are less than :data:`LEAST` of all, where the model is wrong as often as
-    right on what it is undecided about, and where it refuses more than :data:`MOST_REFUSED` of all.
-    One of the ``labels``, integers from 0 (samples,), of which it refuses more than
+    No label is taken for wrong where these are less than :data:`LEAST` of all, where the model
+    refuses more than :data:`MOST_REFUSED` of all, and where the margins that give ``c`` sum to 0 or
+    less. One of the ``labels``, integers from 0 (samples,), of which it refuses more than
     :data:`MOST_OF_A_CLASS` is left out.
     """
-    found, refused = np.zeros(len(margins), dtype=bool), margins < 0
-    if not len(margins) or refused.mean() > MOST_REFUSED:
+    found, below = np.zeros(len(margins), dtype=bool), margins < 0
+    if not len(margins) or below.mean() > MOST_REFUSED:
         return found
-    samples, lost = (np.bincount(labels[of], minlength=labels.max() + 1) for of in (..., refused))
+    samples, lost = (np.bincount(labels[of], minlength=labels.max() + 1) for of in (..., below))
     ids = np.flatnonzero((lost <= MOST_OF_A_CLASS * samples)[labels])
     margins, tried = margins[ids].astype(np.float64), margins[ids[settled[ids]]].astype(np.float64)
     if not len(tried):
@@ -77,8 +77,8 @@ def wrong_labels(
     if c <= 0:
         return found
     order = np.argsort(margins, kind="stable")
-    accepted, refused = -margins[order[::-1]], margins[order]
-    accepted, refused = accepted[accepted < 0], refused[refused < 0]
+    ordered = margins[order]
+    refused, accepted = ordered[ordered < 0], -ordered[ordered > 0][::-1]  # both rise from below 0
     beyond = np.append(0, np.cumsum(np.exp(c * accepted)))
     right = beyond[np.searchsorted(accepted, refused, side="right")]
     expected = max(1, math.log2(classes) / 2) * (1 + right)  # none seen of few is no evidence
@@ -112,14 +112,13 @@ def disbelieved(
         return kept
     new, wanted = doubted & (since == 0), round(PART * (rate or 0) * len(pool))
     if rate is None:
-        known = counted > 0
-        labels, other = ledger.labels, ledger["other"][pool]
-        classes = 1 + int(other[other != NEVER].max(initial=1))
-        given = np.zeros(len(ledger), np.int64) if labels is None else labels + 1  # -1: unknown
+        margins, other = ledger["margin"][pool], ledger["other"][pool]
+        known = (counted > 0) & np.isfinite(margins)
+        classes, given = 1 + int(other[other != NEVER].max(initial=1)), np.zeros(len(pool), np.intp)
+        if ledger.labels is not None:
+            given = np.unique(ledger.labels[pool], return_inverse=True)[1]
         found = np.zeros(len(pool), dtype=bool)
-        found[known] = wrong_labels(
-            ledger["margin"][pool[known]], given[pool[known]], counted[known] >= enough, classes
-        )
+        found[known] = wrong_labels(margins[known], given[known], counted[known] >= enough, classes)
         new, wanted = new & found, int(found.sum())
     added = lowest(pool[new], wanted - len(kept), ledger["margin"].take)
     return np.sort(np.concatenate([kept, added]))

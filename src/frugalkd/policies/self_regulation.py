@@ -87,11 +87,12 @@ class SelfRegulation(Policy):
         label_noise: ``"off"``; or the fraction of labels that are wrong; or ``"auto"``, which
             counts them by their margins (:func:`frugalkd.policies.label_noise.wrong_labels`; where
             the model refuses most labels, and below 2 %, nothing is done). With a teacher, its top
-            class then counts as correct, if its soft targets say that. From the sixth epoch up to
-            half of them so many labels, or nine tenths of a given fraction, those of the lowest
-            mean margin (AUM, Pleiss et al. 2020), are disbelieved, as long as the model, and the
-            teacher, refuse them. Their samples are not trained on; they are screened once they were
-            not visited for ``max_skip`` epochs. Ours, not the paper's.
+            class then counts as correct, if its soft targets say that. Labels are disbelieved in
+            the first half of the training, after five epochs or, of a short one, half of it: at
+            most as many, or nine tenths of a given fraction, those of the lowest mean margin (AUM,
+            Pleiss et al. 2020), as long as the model, and the teacher, refuse them. Their samples
+            are not trained on; they are screened once they were not visited for ``max_skip``
+            epochs. Ours, not the paper's.
         keep_probability: the chance that a sample that passed is used all the same, in (0, 1]; it
             then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
             samples in expectation: the unbiased gate (last-visit only). Within a budget, the active

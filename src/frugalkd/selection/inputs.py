@@ -287,11 +287,12 @@ def fill(
     """Enter what ``policy`` needs of every sample: classes, the teacher's confidence (NaN where
     :meth:`Reader.truth` has to compute it), scores.
     Raises UnsupportedData, TargetsError or SettingError where these are not known."""
-    if policy.needs_labels and reader.output.by_top_class and not sampling.label_free:
+    wanted = policy.needs_labels or getattr(policy, "label_noise", "off") == "auto"
+    if wanted and reader.output.by_top_class and not sampling.label_free:
         listed = labels_of(dataset)
         if listed is not None:
             ledger.labels = listed.astype(np.int32)
-        elif ledger.labels is None:
+        elif policy.needs_labels and ledger.labels is None:
             raise UnsupportedData(
                 "a plan that is balanced by class needs all labels before the first epoch: give "
                 "the data set an attribute 'labels', int64 (samples,)"

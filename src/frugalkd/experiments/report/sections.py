@@ -340,7 +340,7 @@ def _labels(summary: LedgerSummary | None, pictures: Pictures) -> list[Block]:
 
 def _suspect(it: Suspect, source: str, text: str) -> blocks.Suspect:
     details = (f"sample {it.id}", f"suggested {short(it.suggested or NOTHING, 40)}",
-               f"margin {number(it.margin, 2)}")  # fmt: skip
+               f"score {number(it.score, 2)}", f"margin {number(it.margin, 2)}")  # fmt: skip
     picture = Picture(f"given {short(it.given or NOTHING, 40)}", details, source, text)
     return blocks.Suspect(it.id, picture, cell(it.given or ""), cell(it.suggested or ""))
 
