@@ -153,8 +153,13 @@ def test_right_labels_of_hard_samples_are_not_taken_for_wrong(c):
     ],
 )
 def test_nor_are_those_of_many_classes(classes, spread, tail):
-    margins, labels = softmaxes(classes, spread, tail)
-    assert not found_in(margins, labels, classes=classes).any()
+    """But of a few thousand samples now and then."""
+    found = []
+    for seed in range(3):
+        margins, labels = softmaxes(classes, spread, tail, seed=seed)
+        found.append(found_in(margins, labels, classes=classes).mean())
+    assert np.median(found) == 0
+    assert max(found) < 0.05
 
 
 @pytest.mark.parametrize("c", [0.5, 1, 2])
@@ -210,6 +215,18 @@ def test_what_is_accepted_by_now_is_not_replaced_by_others():
     assert len(chosen(ledger, rate=0.2)) == 54, "a given rate is that of what is refused"
 
 
+@pytest.mark.parametrize("unknown", [-1, -100, 2**31 - 1])
+def test_a_class_that_the_model_does_not_know_is_left_alone(unknown):
+    ledger = visited()
+    assert chosen(ledger) == WRONG.tolist()
+    ledger.labels = np.zeros(300, np.int32)
+    assert chosen(ledger) == WRONG.tolist()
+    ledger.labels[WRONG[:30]] = unknown  # all of these are refused
+    assert chosen(ledger) == WRONG[30:].tolist()
+    ledger["margin"][WRONG[-1]] = np.nan
+    assert chosen(ledger) == WRONG[30:-1].tolist()
+
+
 def test_little_noise_is_none_unless_it_is_given():
     few = np.arange(200, 300, 25)
     assert chosen(visited(wrong=few)) == []
@@ -242,11 +259,14 @@ def test_what_is_disbelieved_stays_so_and_more_is_added():
 def test_a_given_rate_is_not_exceeded(rate, seed):
     """Margins change from epoch to epoch, and with them which are lowest."""
     ledger, stream = visited(), np.random.default_rng(seed)
+    refused = np.union1d(WRONG, HARD[::2])
     for epoch in range(5, 11):
         ledger["margin"][:] += stream.normal(0, 0.3, 300)
+        ledger["flags"][refused] = 4 * (stream.uniform(size=len(refused)) < 0.1)  # some are learned
         found = chosen(ledger, rate, epoch=epoch)
+        ledger["disbelieved"][:] = 0
         ledger["disbelieved"][found] = epoch
-        assert len(found) == min(round(0.9 * rate * 300), len(WRONG) + len(HARD[::2]))
+        assert len(found) == min(round(0.9 * rate * 300), (ledger["flags"][refused] == 0).sum())
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_after_five_epochs_a_wrong_label_is_screened_alone():
     assert selection.ledger["visits"][WRONG].tolist() == [7, 7, 7]
 
 
+@pytest.mark.parametrize(("noise", "known"), [("auto", True), (0.25, False), ("off", False)])
+def test_auto_knows_the_labels_that_data_list(noise, known):
+    """It leaves classes alone of which the model refuses most."""
+    _, _, selection = go_through(SelfRegulation(max_skip=2, label_noise=noise))
+    labels = selection.ledger.labels
+    assert labels.tolist() == LABELS.tolist() if known else labels is None
+
+
 def test_a_label_that_is_accepted_again_is_trained_on():
     trained, screened, selection = go_through(GATE, believed_from=7)
     for id in WRONG:
