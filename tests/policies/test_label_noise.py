@@ -177,7 +177,9 @@ def test_samples_that_were_seen_once_do_not_calibrate():
     margins, _ = drawn(7000, 1, 0.1)
     early = np.random.default_rng(1).normal(0.05, 0.1, 3000).astype(np.float32)
     both, settled = np.concatenate([margins, early]), np.arange(10_000) < 7000
-    found = [found_in(*each).sum() for each in ((margins,), (both, None, settled), (both,))]
+    found = [
+        each.sum() for each in (found_in(margins), found_in(both, settled=settled), found_in(both))
+    ]
     assert found[1] == pytest.approx(found[0], rel=0.02)
     assert found[2] > 1.1 * found[0]
 

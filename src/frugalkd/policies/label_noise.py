@@ -43,7 +43,7 @@ is right."""
 
 
 def wrong_labels(
-    margins: NDArray[np.float32], labels: NDArray[np.integer], settled: Mask, classes: int
+    margins: NDArray[np.floating], labels: NDArray[np.integer], settled: Mask, classes: int
 ) -> Mask:
     """Which labels are taken for wrong (samples,): those of the lowest ``margins``, as many as
     :data:`PRECISION` of them are wrong by an estimate.
