@@ -150,16 +150,16 @@ def test_training_dynamics_change_nothing_else(distilled, when):
 @pytest.mark.parametrize("when", WHENS)
 @pytest.mark.heavy
 def test_wrong_labels_are_not_trained_on(when):
-    """Three of ten labels of the digits are replaced; on clean labels nothing changes."""
+    """Four of ten labels of the digits are replaced; on clean labels nothing changes."""
     splits = load_digits()
     clean, test = splits.train, splits.test
-    data = with_noise(clean, Noise(0.3, seed=1))
+    data = with_noise(clean, Noise(0.4, seed=1))
     wrong = (data.labels != clean.labels).numpy()
 
     def trained(data, noise):
         torch.manual_seed(0)
         mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
-        training = Training(epochs=16, batch_size=16, optimizer=Optimizer("adamw", lr=0.003))
+        training = Training(epochs=30, batch_size=16, optimizer=Optimizer("adamw", lr=0.003))
         gate = SelfRegulation(when=when, max_skip=2, label_noise=noise)
         return train_teacher(
             mlp, data, device="cpu", training=training, sampling=Sampling(gate), eval_dataset=test
@@ -168,12 +168,12 @@ def test_wrong_labels_are_not_trained_on(when):
     off, auto = trained(data, "off"), trained(data, "auto")
     found = auto.ledger["disbelieved"] > 0
     assert auto.history[-1]["disbelieved"] == found.sum()
-    assert found[wrong].mean() > 0.75
+    assert found[wrong].mean() > 0.6
     assert wrong[found].mean() > 0.9
     used = [run.ledger["participations"][wrong].sum() for run in (auto, off)]
     assert used[0] < 0.5 * used[1]
     right = [(run.evaluation or {})["accuracy"] for run in (auto, off)]
-    assert right[0] > right[1]
+    assert right[0] > right[1] + 0.04
     assert same_state(trained(clean, "off").model, trained(clean, "auto").model)
 
 
