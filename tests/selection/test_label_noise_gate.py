@@ -182,3 +182,18 @@ def test_targets_without_a_top_class_leave_it_to_the_labels(monkeypatch):
     trained, _, selection = go_through(GATE, targets=targets)
     assert disbelieved(selection) == WRONG.tolist()
     assert all(epochs_with(id, trained) == [0, 1, 2, 3, 4] for id in WRONG)
+
+
+@pytest.mark.parametrize("old", [None, "1"])
+def test_a_state_of_another_rule_is_refused(old):
+    """One that is made by an earlier version, which entered none, or says another."""
+    _, _, selection = go_through(GATE)
+    state = selection.state_dict()
+    if old is None:
+        del state["choice"]["version of label_noise"]
+    else:
+        state["choice"]["version of label_noise"] = old
+    with pytest.raises(SelectionMisuse, match="another version of label_noise"):
+        selection.load_state_dict(state)
+    _, _, plain = go_through(SelfRegulation(max_skip=2))
+    assert "version of label_noise" not in plain.state_dict()["choice"]

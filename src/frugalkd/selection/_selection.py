@@ -32,6 +32,7 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import POLICIES, All, EpochContext, Ids, Plan, Sampling
 from frugalkd.policies.keeping import lowest
+from frugalkd.policies.label_noise import RULE
 from frugalkd.policies.policy import check_plan
 from frugalkd.runtime import draws
 from frugalkd.runtime.failures import blame
@@ -383,7 +384,8 @@ class Selection:
                 "the same policy and the same Sampling.dynamics"
             )
         ours = self._choice()
-        if other := few([name for name in ours if state.get("choice", ours)[name] != ours[name]]):
+        theirs = state.get("choice", ours)
+        if other := few([name for name in ours if theirs.get(name) != ours[name]]):
             raise SelectionMisuse(
                 f"this state belongs to a selection with another {other}: give what it was made "
                 "with"
@@ -407,10 +409,12 @@ class Selection:
 
     def _choice(self) -> dict[str, str]:
         """What decides the plans, by name."""
+        noise = getattr(self.policy, "label_noise", "off")
         return {
             "policy": text_of(self.policy),
             "cost": text_of(self._sampling.cost),
             "weights": text_of(self.weights),
+            **({} if noise == "off" else {"version of label_noise": str(RULE)}),
         }
 
     def _complete_truth(self) -> None:
