@@ -14,7 +14,7 @@ from frugalkd.files import StrPath
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
 from frugalkd.files.writing import atomic, make_folder
-from frugalkd.ledger.dynamics import LEARNED, NEVER
+from frugalkd.ledger.dynamics import NEVER
 from frugalkd.ledger.ledger import Ledger
 
 SHOWN = 12
@@ -41,8 +41,7 @@ def scores(ledger: Ledger) -> NDArray[np.float64]:
     margins = np.where(ledger["counted"] > 0, ledger["margin"].astype(np.float64), np.nan)
     known = margins[np.isfinite(margins)]
     low, high = np.percentile(known, [16, 84]) if len(known) else (0, 0)
-    refused = (ledger["flags"] & LEARNED) == 0
-    last = np.where(refused, np.nan_to_num(ledger["confidence"]), 0)
+    last = np.where(ledger.accepted, 0, np.nan_to_num(ledger["confidence"]))
     return margins / ((high - low) / 2 or 1.0) - LAST * last
 
 
@@ -84,7 +83,7 @@ def suspects(
     None for never; ``accepted``: the given label had the largest logit at the last visit; with a
     teacher's ``logits`` (samples, classes), NaN where not known, ``teacher``: its class."""
     names, labels = classes_of(ledger), ledger.labels
-    accepted, found = (ledger["flags"] & LEARNED) != 0, scores(ledger)
+    accepted, found = ledger.accepted, scores(ledger)
     rows = []
     for id in ids.tolist():
         first, other = int(ledger["first_learned"][id]), int(ledger["other"][id])

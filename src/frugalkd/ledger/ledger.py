@@ -18,6 +18,7 @@ from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
 from frugalkd.files.writing import atomic
 from frugalkd.ledger.dynamics import COLUMNS as _DYNAMICS
+from frugalkd.ledger.dynamics import LEARNED
 from frugalkd.ledger.dynamics import NEVER as NEVER
 from frugalkd.runtime.imports import require_extra
 from frugalkd.runtime.settings import check_integer
@@ -131,6 +132,12 @@ class Ledger:
     def correct(self) -> NDArray[np.bool_]:
         """Whether each sample's last verdict was correct."""
         return (self["flags"] & _CORRECT) != 0
+
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """Whether each sample's given label had the largest logit in the last epoch counted; False
+        without training dynamics."""
+        return (self["flags"] & LEARNED) != 0
 
     @property
     def screened(self) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.ledger.dynamics import LEARNED, NEVER
+from frugalkd.ledger.dynamics import NEVER
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies.keeping import lowest
 from frugalkd.policies.policy import EpochContext, Ids, Mask
@@ -103,7 +103,7 @@ def disbelieved(
     """
     since, counted = ledger["disbelieved"][pool], ledger["counted"][pool]
     enough = min(ENOUGH, math.ceil(at.epochs / 2))
-    doubted = ((ledger["flags"][pool] & LEARNED) == 0) & (counted >= enough)
+    doubted = ~ledger.accepted[pool] & (counted >= enough)
     if teacher:
         doubted &= ledger.correct[pool]
     kept = pool[doubted & (since > 0)]
