@@ -33,6 +33,7 @@ TASKS = {
         "fair/fashion-mnist.yaml",
         {1.5: 0.016, 3: 0.016, 6: 0.016, 12: 0.008, 24: 0.004, 48: 0.004},
     ),
+    "fashion-mnist-long": Task("fair/fashion-mnist.yaml", {24: 0.004, 48: 0.004}),
     "cifar10": Task("fair/cifar10.yaml", dict.fromkeys((1.5, 3, 6, 12, 24, 48), 0.4)),
     "cifar10-long": Task(
         "fair/cifar10.yaml",
