@@ -34,10 +34,59 @@ samples of full training. *scoring run*: whether it needs separate trainings bef
 additional memory per sample, on top of the ledger's.
 """
 
+OWN = """\
+## Your own
+
+A policy of your own is a class with a method that plans an epoch. It trains in the same loop, and a
+comparison measures it against the policies of this page and the controls:
+
+```python
+# mine.py
+from dataclasses import dataclass
+
+import numpy as np
+
+from frugalkd.policies import Plan, Ungated
+
+
+@dataclass(frozen=True)
+class HighestLoss(Ungated):
+    \"\"\"In each epoch the samples whose last loss is highest, those that have none first.\"\"\"
+
+    budget: float = 0.5
+
+    def plan(self, ledger, pool, at):
+        losses = np.nan_to_num(ledger["loss"][pool], nan=np.inf)
+        order = np.lexsort((at.uniform("ties", pool), -losses))
+        return Plan(pool[order[: round(self.budget * len(pool))]])
+```
+
+In the recipe `mine.yaml`:
+
+```yaml
+arms:
+  mine: {set: {student.mode: null, student.policy: {path: "mine:HighestLoss"}}}
+```
+
+```console
+$ frugalkd compare mine.yaml --arms vanilla,regulated@0.25,mine@0.25,random@0.25 \\
+    --seeds 5 --out runs/mine
+```
+
+`path` names a callable that returns a `frugalkd.policies.Policy`, and `options` are its keyword
+arguments. In Python: `Sampling(policy=HighestLoss(0.25))`. `ledger` has the columns `loss`,
+`confidence`, `last_epoch` and others ([API](api.md)), `pool` the ids that may be used, sorted, and
+`at` the epoch and its random draws. Of the base classes, `Ungated` has no gate; a `Policy` also
+says in `needs_training` which rows still fail it, and may screen (`Plan.screen`) and keep numbers
+of each sample (`columns`). With a setting `budget`, of full training over the same epochs, it can
+be an arm `mine@0.25`. A subclass of `SelfRegulation` may have a `student.cost`. Reading a recipe
+imports none of your code, and `--no-import` refuses such a recipe.
+"""
+
 
 def page() -> str:
     """The content of docs/policies.md."""
-    return "\n".join([HEAD, _table(), *(card(name) for name in POLICIES)])
+    return "\n".join([HEAD, _table(), OWN, *(card(name) for name in POLICIES)])
 
 
 def card(name: str) -> str:

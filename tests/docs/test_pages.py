@@ -242,8 +242,12 @@ def given(page: str, folder: Path) -> None:
     (folder / "mypackage").mkdir()
     for name in ("data", "nets"):
         (folder / "mypackage" / f"{name}.py").write_text(MODULE)
-    if page in ("start.md", "text.md", "compare.md", "estimate.md"):
+    if page in ("start.md", "text.md", "compare.md", "estimate.md", "policies.md"):
         recipe = run_cli(["recipes", "show", "digits"])[1]
+        if page == "policies.md":
+            policy = {"path": "mine:HighestLoss"}
+            arm = {"set": {"student.mode": None, "student.policy": policy}}
+            recipe = json.dumps(load_yaml(recipe, page) | {"arms": {"mine": arm}})
         (folder / "mine.yaml").write_text(recipe)
     if page == "compare.md":  # its job array trains
         small = [word for one in SMALL for word in ("--set", one)]
@@ -480,6 +484,8 @@ def run_block(page: str, block: Block, folder: Path, names: dict[str, Any]) -> N
     if block.language in SHELL:
         run_bash(block.script, folder, COMMANDS)
     elif block.language == "python":
+        if block.text.startswith("# mine.py\n"):
+            (folder / "mine.py").write_text(block.text)
         run_python(page, block, names)
     elif block.language == "yaml":
         named = re.match(r"# (\S+\.yaml)\n", block.text)

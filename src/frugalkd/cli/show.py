@@ -121,7 +121,8 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     if (share := results.get("token_budget")) is not None:
         learned = f"{meters['tokens_backpropagated']:,}"
         facts["tokens backpropagated"] = f"{learned} = {percent(share)} of full training's"
-    limit = role.get("cost") or (role.get("policy") or role.get("regulation") or {}).get("cost")
+    gate = role.get("policy") or role.get("regulation") or {}
+    limit = role.get("cost") or gate.get("options", gate).get("cost")
     cost = (results.get("cost") or {}).get("epochs")
     if limit is not None and cost is not None:
         planned = [each["planned"] for each in results["history"]]

@@ -136,7 +136,7 @@ def distill(
         if not made.reads_corpus and ("path" not in made.data.options or not labelled):
             words = ["predict", out, "--data", made.data.name, "--out", out / "classes.csv", *more]
         following = show.command(*words)
-    title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
+    title = f"distill {made.name} {made.student.mode or made.student.policy.called}"  # pyright: ignore
     again = resume or started_again()
     training = partial(run, made, out, teacher=teacher, ledger=ledger, resume=again)
     _train(title, training, out, as_json, following)

@@ -135,11 +135,6 @@ class Objective(Settings, ABC):
         """The objective at ``progress`` of the training, in [0, 1], which settings may follow."""
         return self
 
-    def __repr__(self) -> str:
-        """Its settings, which identify a training; dataclasses have a ``__repr__`` already."""
-        settings = (f"{name}={value!r}" for name, value in sorted(vars(self).items()))
-        return f"{type(self).__qualname__}({', '.join(settings)})"
-
 
 class BatchObjective(Objective):
     """An objective whose loss of a sample depends on the other samples of the batch, and so on

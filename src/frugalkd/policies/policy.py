@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import ClassVar, Literal, get_type_hints
 
 import numpy as np
@@ -214,7 +214,7 @@ class Policy(Settings, ABC):
     def at_budget(self, budget: float) -> Policy | None:
         """The same policy with ``budget``, in (0, 1], of full training over the same epochs; None
         if it cannot be limited to one."""
-        if not any(field.name == "budget" for field in fields(self)):  # pyright: ignore
+        if not is_dataclass(self) or not any(field.name == "budget" for field in fields(self)):
             return None
         return replace(self, budget=budget)  # pyright: ignore
 

@@ -78,6 +78,11 @@ class Settings:
             if isinstance(getattr(self, name), Real):  # not None, nor a word in its place
                 check_bounds(bounds, **{name: getattr(self, name)})
 
+    def __repr__(self) -> str:
+        """Its settings, which identify a training; dataclasses have a ``__repr__`` already."""
+        settings = (f"{name}={value!r}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__qualname__}({', '.join(settings)})"
+
 
 def check_bounds(bounds: str, **values: float) -> None:
     """Raises SettingError where a value is not ``bounds``, such as "positive"."""

@@ -1,10 +1,13 @@
-"""Objectives in a recipe: sums, schedules, your own."""
+"""Objectives and policies in a recipe: sums, schedules, your own."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
-from frugalkd.errors import ImportRefused, ModelError, RecipeError
+from frugalkd.errors import FrugalKDError, ImportRefused, ModelError, RecipeError, SettingError
+from frugalkd.experiments.comparison.arms import resolve_arms
 from frugalkd.experiments.recipes.load import (
     check_names,
     import_paths,
@@ -14,6 +17,8 @@ from frugalkd.experiments.recipes.load import (
 )
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.objectives import DIST, DKD, KD, FitNets, Ramp, WeightedSum, scheduled
+from frugalkd.policies import SelfRegulation
+from frugalkd.policies.modes import HORIZON, PROBE
 
 FEW = ["data.train_size=100", "teacher.training.epochs=1", "student.training.epochs=1"]
 
@@ -147,7 +152,9 @@ def test_your_own_objective_trains_and_resumes(tmp_path, monkeypatch):
     two = distill(factor, tmp_path / "two", teacher=tmp_path / "t")
     assert one["digest"] != two["digest"]
     assert two["history"][0]["loss"] > one["history"][0]["loss"]
-    with pytest.raises(ModelError, match=r"made a int: an objective is"):
+    with pytest.raises(
+        ModelError, match=r"made a int: it must make a frugalkd\.objectives\.Objective"
+    ):
         override(recipe, {"student.objective.path": f"{name}:number"}).student.objective.build()
     with pytest.raises(ModelError, match="takes no option 'size'"):
         override(factor, {"student.objective.options": {"size": 1}}).student.objective.build()
@@ -158,3 +165,96 @@ def test_terms_have_the_names_of_objectives():
     assert objective_of(f"objective={{name: sum, terms: {terms}}}").build() == WeightedSum(
         (DKD(), DIST()), (1.0, 1.0)
     )
+
+
+POLICY = """\
+from dataclasses import dataclass
+import numpy as np
+from frugalkd.policies import Plan, SelfRegulation, Ungated
+@dataclass(frozen=True)
+class First(Ungated):
+    budget: float = 0.5
+    def plan(self, ledger, pool, at):
+        return Plan(pool[: round(self.budget * len(pool))])
+class Plain(Ungated):
+    def __init__(self, part=0.5):
+        self.part = part
+    def plan(self, ledger, pool, at):
+        return Plan(pool[: round(self.part * len(pool))])
+@dataclass(frozen=True)
+class Gate(SelfRegulation):
+    pass
+@dataclass(frozen=True)
+class Learns(Ungated):
+    needs_labels = True
+    def plan(self, ledger, pool, at):
+        return Plan(pool)
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The settings of one of your own policies, by the name of its class."""
+    monkeypatch.chdir(tmp_path)
+    name = f"policies_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(POLICY)
+    return lambda made, **options: {
+        "student.mode": None,
+        "student.policy": {"path": f"{name}:{made}", "options": options},
+    }
+
+
+def test_your_own_policy_trains(own, tmp_path):
+    recipe = load_recipe("digits", FEW)
+    teach(recipe, tmp_path / "t")
+    done = {}
+    for made, setting in (("First", "budget"), ("Plain", "part")):
+        for part in (0.2, 0.5):
+            out = tmp_path / f"{made} {part}"
+            given = override(recipe, own(made, **{setting: part}))
+            done[made, part] = distill(given, out, teacher=tmp_path / "t")
+            assert done[made, part]["budget"] == pytest.approx(part)
+    assert len({each["digest"] for each in done.values()}) == len(done)
+
+
+def test_your_own_policy_at_a_budget_and_at_a_cost(own, tmp_path):
+    recipe = load_recipe("digits", FEW)
+    arms = {name.lower(): {"set": own(name)} for name in ("First", "Plain")}
+    recipe = override(recipe, {"arms": arms})
+    made = resolve_arms(recipe, ["first@0.25"])[0]
+    assert asdict(made.recipe.student.chosen_policy)["budget"] == 0.25  # pyright: ignore
+    assert "policy policies_" in made.about
+    with pytest.raises(RecipeError, match="cannot be made to spend a budget"):
+        resolve_arms(recipe, ["plain@0.25"])
+    at_cost = override(recipe, {**own("Gate", confidence=0.8), "student.cost": 0.5})
+    chosen = at_cost.student.chosen_policy
+    assert isinstance(chosen, SelfRegulation)
+    assert (chosen.confidence, chosen.cost, chosen.probe) == (0.8, 1 / HORIZON, PROBE)
+    refused = override(recipe, {**own("First"), "student.cost": 0.5})
+    teach(recipe, tmp_path / "t")
+    with pytest.raises(SettingError, match="First has settings of its own"):
+        distill(refused, tmp_path / "s", teacher=tmp_path / "t")
+
+
+def test_what_your_own_policy_cannot_do_is_refused(own, tmp_path):
+    recipe = load_recipe("digits", FEW)
+    teach(recipe, tmp_path / "t")
+    for made, says in (("Learns", "label"), ("number", "it must make a frugalkd.policies.Policy")):
+        given = override(recipe, {**own(made), "student.label_free": True})
+        with pytest.raises(FrugalKDError, match=says):
+            distill(given, tmp_path / made, teacher=tmp_path / "t")
+
+
+def test_reading_a_recipe_imports_no_policy():
+    for role in ("student.mode=null student", "teacher"):
+        *more, role = role.split()
+        recipe = load_recipe("digits", [*more, f"{role}.policy.path=no_such_module:Mine"])
+        check_names(recipe)
+        assert import_paths(recipe) == ["no_such_module:Mine"]
+        with pytest.raises(ImportRefused, match="no_such_module:Mine"):
+            refuse_imports(recipe)
+        wrong = load_recipe("digits", [*more, f"{role}.policy.path=mine"])
+        with pytest.raises(RecipeError, match=rf"{role}\.policy\.path is 'mine': write"):
+            check_names(wrong)

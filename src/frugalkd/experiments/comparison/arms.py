@@ -248,8 +248,10 @@ def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
     settings = asdict(driven)  # pyright: ignore[reportArgumentType]
     if student.policy is None:
         return {**_NO_COST, "student.regulation": settings}
-    name = student.policy.model_dump()["name"]
-    return {**_NO_COST, "student.policy": {"name": name, **settings}}
+    called = student.policy.called
+    own = {"path": called, "options": settings}
+    policy = own if student.policy.imports else {"name": called, **settings}
+    return {**_NO_COST, "student.policy": policy}
 
 
 def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
@@ -304,8 +306,7 @@ def _about(recipe: Recipe) -> str:
     if student.mode is not None:
         return _ABOUT[student.mode]
     weighted = ", by significance" if student.weighting == "significance" else ""
-    policy = student.policy.model_dump()["name"]  # pyright: ignore[reportOptionalMemberAccess]
-    return f"policy {policy}{weighted}"
+    return f"policy {student.policy.called}{weighted}"  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def copies_plans(control: str | None) -> bool:

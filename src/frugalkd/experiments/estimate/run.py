@@ -82,8 +82,8 @@ def estimate(
             "an estimate is of plain views: set student.augment.mix to null, or run a short "
             "'frugalkd compare' in its place"
         )
-    gates = (student.regulation, student.policy, recipe.teacher.policy)
-    if any(getattr(each, "cost", None) is not None for each in gates):
+    policies = [spec.build() for spec in (student.policy, recipe.teacher.policy) if spec]
+    if any(getattr(each, "cost", None) is not None for each in (student.regulation, *policies)):
         raise RecipeError(
             "an estimate forecasts what a gate costs without a limit of its own: set its cost to "
             "null (student.cost may be given)"
@@ -155,8 +155,8 @@ class _Estimate:
         gate: Any = role.regulation if role.policy is None else role.policy.build()
         if not isinstance(gate, SelfRegulation):
             self.warnings.append(
-                f"the recipe's own policy ({getattr(role.policy, 'name', None)}) is not estimated: "
-                "the rows are the modes"
+                f"the recipe's own policy ({role.policy.called}) is not "  # pyright: ignore
+                "estimated: the rows are the modes"
             )
             gate = role.regulation
         # A ceiling reads the probabilities of a teacher's classes, at temperature 1.

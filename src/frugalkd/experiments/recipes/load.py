@@ -109,8 +109,9 @@ def check_names(recipe: Recipe) -> None:
 
     for role in ("teacher", "student"):
         said = getattr(recipe, role)
-        for path in said.objective.imports:
-            _check_path(f"{role}.objective", path)
+        for part in ("objective", "policy"):
+            for path in getattr(getattr(said, part), "imports", ()):
+                _check_path(f"{role}.{part}", path)
         for part in ("optimizer", "schedule"):
             if path := getattr(said.training, part).path:
                 _check_path(f"{role}.training.{part}", path)
@@ -138,7 +139,8 @@ def import_paths(recipe: Recipe) -> list[str]:
     paths = [spec.path for spec in specs if spec.path is not None]
     for one in variants:
         for role in (one.teacher, one.student):
-            paths += [*role.objective.imports, *role.training.imports]
+            policy = () if role.policy is None else role.policy.imports
+            paths += [*role.objective.imports, *policy, *role.training.imports]
     return list(dict.fromkeys(paths))
 
 

@@ -130,6 +130,13 @@ Changing = Annotated[
 class Spec(Strict, ABC):
     """A policy or an objective: its ``name`` and its own settings."""
 
+    name: str
+
+    @property
+    def called(self) -> str:
+        """What a person calls it: its name, or the import path."""
+        return self.name
+
     @property
     @abstractmethod
     def imports(self) -> tuple[str, ...]:
@@ -165,11 +172,17 @@ class RegisteredSpec(Spec):
 
 
 class OwnSpec(Spec):
-    """Your own objective, by import path: a callable that makes a frugalkd Objective."""
+    """Your own, by import path: a callable that makes a ``makes``."""
+
+    makes: ClassVar[type]
 
     name: Literal["own"] = "own"
     path: str = Field(description="your own: package.module:Name")
     options: PlainDict = Field(default_factory=dict, description="its keyword arguments")
+
+    @property
+    def called(self) -> str:
+        return self.path
 
     @property
     def imports(self) -> tuple[str, ...]:
@@ -178,12 +191,25 @@ class OwnSpec(Spec):
     def build(self) -> Any:
         """Imports it. Raises ModelError."""
         made = make_object(self.path, self.options)
-        if not isinstance(made, Objective):
+        if not isinstance(made, self.makes):
+            room, _, _ = self.makes.__module__.rpartition(".")
             raise ModelError(
-                f"{self.path} made a {type(made).__name__}: an objective is a "
-                "frugalkd.objectives.Objective"
+                f"{self.path} made a {type(made).__name__}: it must make a "
+                f"{room}.{self.makes.__name__}"
             )
         return made
+
+
+class OwnObjective(OwnSpec):
+    """Your own objective, by import path: a callable that makes a frugalkd Objective."""
+
+    makes = Objective
+
+
+class OwnPolicy(OwnSpec):
+    """Your own policy, by import path: a callable that makes a frugalkd Policy."""
+
+    makes = Policy
 
 
 def _specs_of(registry: Mapping[str, type], number: Any = float) -> list[type[Spec]]:
@@ -204,7 +230,7 @@ def _specs_of(registry: Mapping[str, type], number: Any = float) -> list[type[Sp
 
 
 def _name_of(said: Any) -> Any:
-    """The name of a spec; a path without a name is your own objective."""
+    """The name of a spec; a path without a name is your own."""
     if not isinstance(said, Mapping):
         return getattr(said, "name", None)
     return said.get("name", "own" if "path" in said else None)
@@ -219,8 +245,8 @@ def _one_of(specs: list[type[Spec]]) -> Any:
 if TYPE_CHECKING:  # a checker cannot follow a union that is made at run time
     PolicySpec = _TermSpec = Spec
 else:
-    PolicySpec = _one_of(_specs_of({**POLICIES, "replay": Replay}))
-    _OBJECTIVES = [*_specs_of(OBJECTIVES, Changing), OwnSpec]
+    PolicySpec = _one_of([*_specs_of({**POLICIES, "replay": Replay}), OwnPolicy])
+    _OBJECTIVES = [*_specs_of(OBJECTIVES, Changing), OwnObjective]
     _TermSpec = _one_of(_OBJECTIVES)
 
 
@@ -314,7 +340,7 @@ class TeacherRole(Role):
         if self.objective.imports:
             return self
         output = OUTPUTS[self.objective.build().learns]
-        if problem := why_not_for(self.policy.build(), output):
+        if not self.policy.imports and (problem := why_not_for(self.policy.build(), output)):
             raise ValueError(problem)
         if self.trains == "head" and not output.by_top_class:
             raise ValueError(f"trains: head is for classes, not for {output.plural}: set it to all")
@@ -464,7 +490,7 @@ class StudentRole(Role):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
         if self.cost is not None:
             check_cost(self.cost)
-            _ = self.chosen_policy
+            _ = self.known_policy
         one_teacher = self.teachers is None and self.targets.kind != "ema"
         if self.model.reuse_classifier_dim is not None and not one_teacher:
             raise ValueError(
@@ -520,7 +546,7 @@ class StudentRole(Role):
             return self
         objective = self.objective.build()
         output = OUTPUTS[objective.learns]
-        if problem := why_not_for(self.chosen_policy, output):
+        if (known := self.known_policy) and (problem := why_not_for(known, output)):
             raise ValueError(problem)
         if output is ONE_CLASS:
             return self
@@ -540,9 +566,9 @@ class StudentRole(Role):
                     "so that the teacher's answer counts"
                 )
             return self
-        several = self.teachers
-        problem = why_not_label_free(
-            self.chosen_policy,
+        several, known = self.teachers, self.known_policy
+        problem = known and why_not_label_free(
+            known,
             uses_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
             targets_read_labels=several is not None and several.combine == "confidence",
         )
@@ -555,6 +581,11 @@ class StudentRole(Role):
         """Its policy, or that of its mode, limited to the cost. Raises SettingError."""
         own = None if self.policy is None else self.policy.build()
         return choose(own, self.mode or "vanilla", self.regulation, self.cost)
+
+    @property
+    def known_policy(self) -> Policy | None:
+        """The same, or None where it is your own: reading a recipe imports none of your code."""
+        return None if self.policy and self.policy.imports else self.chosen_policy
 
     @property
     def queries_own_teacher(self) -> bool:
@@ -653,11 +684,11 @@ class Recipe(Strict):
             if student.positions != 1:
                 raise ValueError("student.positions is for the tokens of a corpus")
             return self
-        policies = {"student": student.chosen_policy}
-        if self.teacher.weights is None:
+        policies = {"student": student.known_policy}
+        if self.teacher.weights is None and not self.teacher.policy.imports:
             policies["teacher"] = self.teacher.policy.build()
         for role, policy in policies.items():
-            if problem := why_not_for(policy, OUTPUTS["tokens"]):
+            if policy and (problem := why_not_for(policy, OUTPUTS["tokens"])):
                 raise ValueError(f"{role}: {problem}")
         targets = student.targets
         refused = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN, differences
 from frugalkd.experiments.report.blocks import inline, number, percent, seconds
-from frugalkd.experiments.runs.schema import ArmRecord, Comparison, RunRecord, section
+from frugalkd.experiments.runs.schema import ArmRecord, Comparison, RunRecord, called, section
 
 _MODES = ("significance", "regulated", "hybrid")
 _ROUNDING = 1e-9
@@ -221,7 +221,7 @@ def role_of(run: RunRecord) -> str:
 
 def _mode(run: RunRecord) -> str:
     role = section(run.recipe, role_of(run))
-    objective = section(role, "objective").get("name", _USUAL)
+    objective = called(role, "objective") or _USUAL
     plain = run.kind == "teach" or objective == _USUAL
     other = "" if plain else f" with {inline(objective)}"
-    return inline(role.get("mode") or section(role, "policy").get("name") or run.kind) + other
+    return inline(role.get("mode") or called(role, "policy") or run.kind) + other

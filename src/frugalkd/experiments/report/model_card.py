@@ -20,7 +20,7 @@ from frugalkd.experiments.report.sections import (
     run_costs,
     run_numbers,
 )
-from frugalkd.experiments.runs.schema import Comparison, RunRecord, section
+from frugalkd.experiments.runs.schema import Comparison, RunRecord, called, section
 from frugalkd.experiments.runs.use import load_run
 from frugalkd.files.writing import make_folder
 from frugalkd.models import hub
@@ -179,8 +179,8 @@ def _made(run: RunRecord, loaded: Loaded, data: str) -> Table:
         )
     if run.kind == "distill":
         facts["distilled from"] = ", ".join(_teachers(run)) or "no teacher: labels alone"
-        facts["mode"] = student.get("mode") or section(student, "policy").get("name")
-        facts["objective"] = section(student, "objective").get("name")
+        facts["mode"] = student.get("mode") or called(student, "policy")
+        facts["objective"] = called(student, "objective")
         facts["limit of its cost"] = student.get("cost")
         facts["limit of its samples"] = section(student, "regulation").get("budget")
     facts["data"] = data

@@ -503,3 +503,9 @@ def section(of: dict[str, Any], name: str) -> dict[str, Any]:
     """A section of a recipe that was not validated; {} where there is none."""
     found = of.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def called(of: dict[str, Any], name: str) -> str | None:
+    """The name, or the import path, of such a section."""
+    said = section(of, name)
+    return said.get("path") or said.get("name")
