@@ -119,10 +119,13 @@ def seconds(value: float) -> str:
 
 
 def figure(value: float) -> str:
-    """A ratio with two decimals, or three near 1; a large number with three digits."""
+    """A ratio with two decimals, three near 1, or two digits below 0.1; a large number with three
+    digits."""
     for power, name in _LARGE.items():
         if value >= 999.5 * 10 ** (power - 3):
             return f"{value / 10**power:.3g} {name}"
+    if 0 < value < 0.1:
+        return f"{value:.2g}"
     return (
         f"{value:.1f}" if value >= 10 else f"{value:.3f}" if 0.9 < value < 1.2 else f"{value:.2f}"
     )

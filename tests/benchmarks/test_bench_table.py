@@ -93,6 +93,7 @@ def test_numbers_have_significant_digits():
         "0.0123",
     ]
     assert [figure(n) for n in (12.34, 1.0123, 2.345, 0.5)] == ["12.3", "1.012", "2.35", "0.50"]
+    assert [figure(n) for n in (0.1, 0.099, 0.00089, 0.0)] == ["0.10", "0.099", "0.00089", "0.00"]
     assert [figure(n) for n in (999.4, 999.6, 2e6, 8.34e6, 999.9e3)] == [
         "999.4", "1 k", "2 M", "8.34 M", "1 M",
     ]  # fmt: skip

@@ -91,10 +91,21 @@ def test_claims_against_scipy_and_holm_by_hand():
 def test_a_significant_loss_is_no_gain():
     base = np.linspace(0.9, 0.91, 10)
     worse = base - np.linspace(0.02, 0.021, 10)
-    for claim in ("better", "no worse"):
+    for claim, said in (("better", ""), ("no worse", " by more than the margin")):
         (found,) = claims(comparison(base=base, worse=worse), [Claim("worse", "base", claim)])
         assert found["p"] < 0.001 if claim == "better" else found["p"] > 0.999
         assert not found["holds"]
+        assert found["why"].split("; ")[0] == f"it is worse{said}"
+
+
+def test_a_loss_within_the_margin_is_not_worse_by_more_than_it():
+    base = np.linspace(0.9, 0.91, 10)
+    (found,) = claims(
+        comparison(base=base, less=base - np.linspace(0.004, 0.0055, 10)),
+        [Claim("less", "base", "no worse")],
+    )
+    assert found["difference"]["ci95"][0] < -0.005 < found["difference"]["ci95"][1]
+    assert found["why"].startswith("the interval reaches the margin")
 
 
 def test_a_claim_needs_ten_whole_seeds():

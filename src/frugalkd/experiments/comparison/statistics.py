@@ -138,7 +138,9 @@ def _test(comparison: dict[str, Any], declared: Claim) -> tuple[dict[str, Any], 
     missing = sorted((set(ours) | set(theirs)) - set(seeds))
     if missing:
         reasons.append(f"no pair of accuracies for seeds {', '.join(map(str, missing))}")
-    if ci95 is None or ci95[0] <= floor:
+    if ci95 is not None and ci95[1] < floor:
+        reasons.append("it is worse" if better else "it is worse by more than the margin")
+    elif ci95 is None or ci95[0] <= floor:
         reasons.append(f"the interval reaches {'0' if better else 'the margin'}")
     test = {
         "arm": arm,
