@@ -107,7 +107,7 @@ def test_files_keep_corrections_and_are_not_overwritten(tmp_path):
     [
         ({"exclude": frozenset({37})}, r"no samples 37: the data have 0 \.\. 36"),
         ({"relabel": {-1: "0"}}, r"no samples -1"),
-        ({"relabel": {1: "cat"}}, "sample 1: 'cat' is no class; known are 0, 1"),
+        ({"relabel": {1: "cat"}}, "sample 1: 'cat' is not a class; known are 0, 1"),
         ({"exclude": frozenset(range(37))}, "nothing is left"),
     ],
 )

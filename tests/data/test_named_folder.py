@@ -215,7 +215,7 @@ def test_what_is_no_picture_is_named_in_one_error(mine):
     (mine / "test" / "digit 3" / "empty.jpg").write_bytes(b"")
     (mine / "train" / "digit 3" / ".hidden").write_text("")
     (mine / "train" / "README.md").write_text("is in no class")
-    with pytest.raises(DataError, match=r"3 of 83 files are no readable") as caught:
+    with pytest.raises(DataError, match=r"3 of 83 files are not readable") as caught:
         load(mine)
     for name in ("notes.txt", "torn.png", "empty.jpg"):
         assert name in str(caught.value)
@@ -283,5 +283,5 @@ def test_refused_in_one_line(written, options, message):
 
 def test_a_class_of_the_test_part_alone_is_refused(mine):
     (mine / "test" / "digit 00").mkdir()
-    with pytest.raises(DataError, match="is no class of train: did you mean digit 0"):
+    with pytest.raises(DataError, match="is not a class of train: did you mean digit 0"):
         load(mine)

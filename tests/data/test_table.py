@@ -138,7 +138,7 @@ BAD = {
         lambda f: table(f, target="price", features=["price"]), "cannot be a feature as well"
     ),
     "texts as values": (lambda f: table(f, target="kind"), "'kind' holds texts"),
-    "values as classes": (lambda f: table(f, label="price"), "is no class: for numbers name"),
+    "values as classes": (lambda f: table(f, label="price"), "is not a class: for numbers name"),
     "no logarithm": (
         lambda f: table(changed(f, price=[0.0, *COLUMNS["price"][1:]]), target="price",
                         log=["price"]),
@@ -157,7 +157,7 @@ BAD = {
         "32 different texts, and each becomes an input",
     ),
     "no table": (lambda f: table(f.with_suffix(".txt"), target="price"), "is not there"),
-    "another ending": (lambda f: table(f.rename(f.parent / "x.xls"), target="x"), "is no table"),
+    "another ending": (lambda f: table(f.rename(f.parent / "x.xls"), target="x"), "is not a table"),
     "no archive": (
         lambda f: table(f.rename(f.parent / "x.npz"), target="x"), "cannot be read"
     ),

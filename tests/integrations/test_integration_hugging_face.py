@@ -42,7 +42,7 @@ def test_a_named_teacher_of_another_vocabulary_is_refused(tmp_path):
 
 def test_a_named_teacher_without_a_trained_head_is_refused(tmp_path):
     transformers.BertModel(bert().config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="is no classifier: it has no weights of classifier"):
+    with pytest.raises(ModelError, match="is not a classifier: it has no weights of classifier"):
         teacher_from(tmp_path, bert())
 
 

@@ -379,7 +379,7 @@ def test_what_does_not_fit_is_refused(corpus, teacher, stored, tokenizer, tmp_pa
         ({"objective": JensenShannon(temperature=1.0), "store": "s", "teacher": teacher},
          TargetsError, "fill one by top-k.tail, which is biased, or run"),
         ({"store": "s"}, SettingError, "store keeps what a live teacher gives, and none runs"),
-        ({"teacher": torch.nn.Linear(2, 2)}, ModelError, "no causal language model"),
+        ({"teacher": torch.nn.Linear(2, 2)}, ModelError, "not a causal language model"),
         ({"teacher": None, "objective": FORWARD}, TargetsError, "KD needs a teacher"),
         ({"teacher": own, "student": own}, ModelError, "the same object"),
         ({"eval_dataset": [1]}, UnsupportedData, "eval_dataset is a list, and the data"),
@@ -389,7 +389,7 @@ def test_what_does_not_fit_is_refused(corpus, teacher, stored, tokenizer, tmp_pa
         ({"args": {"torch_compile": True}}, SelectionMisuse, "torch_compile and FSDP"),
         ({"corpus": other}, TargetsError, "belong to another corpus"),
         ({"corpus": more, "teacher": None}, ModelError, "304 outputs, and the tokenizer 320"),
-        ({"corpus": [1, 2]}, ModelError, "the data are no Corpus: make one"),
+        ({"corpus": [1, 2]}, ModelError, "the data set is not a Corpus: make one"),
     ]  # fmt: skip
     for given, error, says in cases:
         given = {"teacher": stored, "corpus": corpus, **given}

@@ -882,7 +882,10 @@ NOW = SelfRegulation(when="now")
                 (task("BertForMaskedLM"), "masked language modelling, which is not supported yet"),
                 (task("BertForTokenClassification"), "token classification, which is not"),
                 (task("BertForQuestionAnswering"), "question answering, which is not supported"),
-                (task("BertLMHeadModel"), "causal language modelling, and the data are no Corpus"),
+                (
+                    task("BertLMHeadModel"),
+                    "causal language modelling, and the data set is not a Corpus",
+                ),
                 (InDict(task("BertForMaskedLM")), "a language model learns a Corpus"),
             )
         ),

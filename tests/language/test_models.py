@@ -98,7 +98,7 @@ def test_padding_changes_nothing(corpus, teacher):
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (lambda: nn.Linear(3, 3), "Linear is no causal language model of transformers"),
+        (lambda: nn.Linear(3, 3), "Linear is not a causal language model of transformers"),
         (
             lambda: tiny_model(1, 16, vocabulary=299),
             "has 299 outputs, and the tokenizer 300 tokens",

@@ -100,9 +100,9 @@ def test_what_is_no_log_is_refused(tmp_path):
     for name, content, message in (
         ("a.csv", b"epoch,id,confidence\n0,0,1\n", "row 0 has no 'correct'"),
         ("b.csv", b"epoch,id,confidence,correct\n", "it holds no rows"),
-        ("c.csv", b"\xff\xfe\x00", "no table of text|not a table of text"),
-        ("d.jsonl", b"{\n", "line 1 is no JSON"),
-        ("e.jsonl", b"[1]\n", "line 1 is no object"),
+        ("c.csv", b"\xff\xfe\x00", "not a table of text"),
+        ("d.jsonl", b"{\n", "line 1 is not JSON"),
+        ("e.jsonl", b"[1]\n", "line 1 is not an object"),
         ("f.jsonl", b'{"epoch": 0}\n', "row 0 has no 'id'"),
         ("g.parquet", b"PAR1", "cannot be read"),
     ):

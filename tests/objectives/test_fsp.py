@@ -43,7 +43,7 @@ def test_it_is_the_formula(seed, spread):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "says"), [([(3, 4, 4)], "name two modules"), ([(3,), (3,)], "is no map")]
+    ("shapes", "says"), [([(3, 4, 4)], "name two modules"), ([(3,), (3,)], "is not a map")]
 )
 def test_what_has_no_flow_is_refused(shapes, says):
     with pytest.raises(ValueError, match=says):

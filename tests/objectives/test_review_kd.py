@@ -80,7 +80,7 @@ def test_the_width_is_that_of_the_last_feature(last, width):
 
 
 def test_features_that_are_no_maps_are_refused():
-    with pytest.raises(ValueError, match="is no map"):
+    with pytest.raises(ValueError, match="is not a map"):
         parts_of(OBJECTIVE, [(3,)], [(3,)])
     with pytest.raises(ValueError, match=r"^width must be"):
         ReviewKD("a", "b", width=0)

@@ -1,4 +1,4 @@
-"""Settings have the types that they are declared with: True is no number."""
+"""Settings have the types that they are declared with: True is not a number."""
 
 from __future__ import annotations
 

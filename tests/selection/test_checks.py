@@ -358,7 +358,7 @@ class TinyForCausalLM(nn.Linear):
 
 
 def test_embeddings_are_refused_and_many_outputs_a_warning():
-    says = "TinyForCausalLM is for causal language modelling, and the data are no Corpus: make one"
+    says = "TinyForCausalLM is for causal language modelling, and the data set is not a Corpus"
     refused(ModelError, says, teach, Pairs([0] * 9), TinyForCausalLM(6, 4))
 
     def check(width, data, labels=None, unit=False):

@@ -284,7 +284,7 @@ def test_ranks_share_the_queries_of_a_ceiling():
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for truth, queries in on_ranks(2, _with_a_ceiling):
         np.testing.assert_allclose(truth, softmax[np.arange(15), np.arange(15) % 4], rtol=1e-5)
-        assert queries == 16, "one of them twice: 15 are no multiple of 2"
+        assert queries == 16, "one of them twice: 15 is not a multiple of 2"
 
 
 def _go_on(state):
@@ -327,7 +327,7 @@ def test_a_state_resumes_with_fewer_ranks(place):
 
 
 def _deferred(state):
-    """Ids that two ranks left out of the epochs before the state: 30 is no multiple of 4."""
+    """Ids that two ranks left out of the epochs before the state: 30 is not a multiple of 4."""
     visits = state["columns"]["visits"].tolist()
     under_way = state["under_way"]
     epochs = state["epoch"] + (under_way is not None)

@@ -29,7 +29,7 @@ CALLS = ("open", "pwrite", "fsync", "replace", "posix_fallocate")
 class Kind:
     """How a disk fails: with which error; ``torn``, after half of a write has been done; ``for
     good``, as a full disk does, at each later call too. Without an error it takes half of what it
-    is given and says so, which is no failure."""
+    is given and says so, which is not a failure."""
 
     code: int | None
     torn: bool = False

@@ -122,7 +122,7 @@ def main() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--most", type=float, default=MOST, help="bytes a run that are no leak")
+    parser.add_argument("--most", type=float, default=MOST, help="bytes a run that are not a leak")
     parser.add_argument("--json", type=Path, help="write what was held after each run there")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -170,7 +170,9 @@ def predict(
     print_result(as_json, content, facts_table(f"{run} on {data}", facts))
     if failed:
         why = found.describe_failed()
-        line = f"warning: {failed} of {rows} files are no readable pictures, without a class: {why}"
+        line = (
+            f"warning: {failed} of {rows} files are not readable pictures, without a class: {why}"
+        )
         print(printable(line), file=sys.stderr)
         raise typer.Exit(1)
 
@@ -205,7 +207,7 @@ def report(
         return _serve(path, port, allowed, as_json)
     to = out or (path.with_suffix(".html") if path.is_file() else path / "report.html")
     if to.suffix.lower() not in (".html", ".htm"):  # not over a file of results
-        raise ReportError(f"{to} is no name of a page: let --out end in .html")
+        raise ReportError(f"--out must end in .html, not {to}")
     from frugalkd.experiments.report import collect, headline_of, make_page
     from frugalkd.files.opening import named_file
     from frugalkd.files.writing import make_folder, write_atomic

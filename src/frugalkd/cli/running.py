@@ -26,7 +26,7 @@ from frugalkd.runtime.process import rank_and_world
 EVERY = 30.0
 """Seconds between two lines about progress, where there is no terminal."""
 
-_text = partial(TextColumn, markup=False)  # names are no markup
+_text = partial(TextColumn, markup=False)  # names are not markup
 _COLUMNS = (
     _text("{task.description}", style="bold"),
     BarColumn(bar_width=12),

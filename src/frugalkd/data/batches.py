@@ -118,7 +118,7 @@ def check_model(model: object, whose: str = "the model") -> None:
     """Raises ModelError unless ``model`` is a module with initialised weights."""
     if not isinstance(model, nn.Module):
         said = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise ModelError(f"{whose} is no torch module ({said}): give an instance of nn.Module")
+        raise ModelError(f"{whose} is not a torch module ({said}): give an instance of nn.Module")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor) or tensor.is_meta:
             raise ModelError(

@@ -71,7 +71,7 @@ def load_hugging_face(
 
     Raises:
         DataError: ``datasets`` is not installed, nothing of the kind is there, a split or a column
-            is missing, labels are no classes, or a picture is a file outside the table's folder.
+            is missing, labels are not classes, or a picture is a file outside the table's folder.
     """
     tables = open_tables(path, root, config, [train, test] if isinstance(test, str) else [train])
     with located(path):

@@ -50,7 +50,7 @@ class Noise(Settings):
 
 def with_labels(data: _Samples, labels: NDArray[np.int64]) -> _Samples:
     """``data`` with other ``labels`` int64 (N,), all else shared. Raises DataError for labels of
-    another length, or that are no classes."""
+    another length, or that are not classes."""
     if labels.shape != (len(data),):
         raise DataError(f"{labels.shape} labels for {len(data)} samples: give one for each")
     if len(labels) and not 0 <= labels.min() <= labels.max() < data.num_classes:
@@ -116,7 +116,7 @@ class Corrections:
         for id, name in self.relabel.items():
             if name not in places:
                 said = one_line(repr(name), 60)
-                raise DataError(f"sample {id}: {said} is no class; {nearest(name, places)}")
+                raise DataError(f"sample {id}: {said} is not a class; {nearest(name, places)}")
             labels[id] = places[name]
         return with_labels(data, labels).subset(kept)
 

@@ -122,7 +122,7 @@ def load_idx(name: str, root: StrPath | None = None) -> Splits:
 def _find(name: str, root: StrPath | None) -> Path | None:
     """The first folder that holds all four files: a folder of the data set's name, or the root
     itself, unless that has the name of the other data set, whose files have the same names.
-    Debian's package is no substitute for a root that was given."""
+    Debian's package does not replace a root that was given."""
     base = data_root(root)
     others = {word for pair in FETCHED.items() if pair[0] != name for word in pair}
     folders = [base / name, base / FETCHED[name] / "raw"]
@@ -432,7 +432,7 @@ def load_image_folder(
 
     Raises:
         DataError: a folder is missing or empty, a class of the test part is none of train's, or
-            files are no readable pictures (all are named in one error, up to eight of them).
+            files are not readable pictures (all are named in one error, up to eight of them).
     """
     require_pillow()
     folder = Path(path) if path and Path(path).is_dir() else data_root(root) / path
@@ -489,7 +489,7 @@ def _pictures_in(place: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]
     """The files of ``place`` with their classes, sorted."""
     for name in _folders(place):
         if name not in classes:
-            raise DataError(f"{place / name} is no class of train: {nearest(name, classes)}")
+            raise DataError(f"{place / name} is not a class of train: {nearest(name, classes)}")
     found = []
     for label, name in enumerate(classes):
         files = sorted((place / name).rglob("*"))
@@ -504,7 +504,7 @@ def _visible(path: Path) -> bool:
 
 
 def _refuse_unreadable(files: list[Path]) -> None:
-    """Raises DataError where some are no pictures by their ending or their head."""
+    """Raises DataError where some are not pictures by their ending or their head."""
     wrong = []
     for file in files:
         try:
@@ -516,5 +516,5 @@ def _refuse_unreadable(files: list[Path]) -> None:
             wrong.append(f"{file} ({error})")
     if wrong:
         raise DataError(
-            f"{len(wrong)} of {len(files)} files are no readable pictures, remove {few(wrong)}"
+            f"{len(wrong)} of {len(files)} files are not readable pictures, remove {few(wrong)}"
         )

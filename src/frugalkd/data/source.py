@@ -234,7 +234,7 @@ def check_map_style(dataset: Any) -> None:
     name, wrong = type(dataset).__name__, ""
     by_id = isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")
     if isinstance(dataset, DataLoader):
-        wrong = "a DataLoader is no data set: give its .dataset, batches are made here"
+        wrong = "a DataLoader is not a data set: give its .dataset, batches are made here"
     elif isinstance(dataset, Subset) and is_view_indexed(dataset.dataset):
         wrong = "torch's Subset hides the views of the data set inside: use its own subset(ids)"
     elif isinstance(dataset, Subset) and hasattr(dataset.dataset, "join"):

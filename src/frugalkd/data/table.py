@@ -252,7 +252,7 @@ def read_table(path: Path, columns: Collection[str] | None = None) -> Table:
     if not path.is_file():
         raise DataError("is not there: name a .csv, .parquet or .npz file")
     if path.suffix not in _ENDINGS:
-        raise DataError(f"is no table: {', '.join(_ENDINGS)} are read")
+        raise DataError(f"is not a table: {', '.join(_ENDINGS)} are read")
     if path.suffix == ".npz":
         return _from_arrays(path)
     require_extra("parquet", f"reading {path.name} needs pyarrow", DataError, "pyarrow")
@@ -329,7 +329,7 @@ def _check_columns(table: Mapping[str, Any], names: Sequence[str]) -> None:
 
 
 def _numbers(table: Table, name: str, log: bool) -> NDArray[np.float64]:
-    """A column, or its logarithms. Raises DataError where one is no finite number."""
+    """A column, or its logarithms. Raises DataError where one is not finite."""
     column = table[name]
     if column.dtype == object:
         raise DataError(f"column {name!r} holds texts, as {one_line(repr(column[0]))}: numbers are "
@@ -373,7 +373,7 @@ def _several(table: Table, names: Sequence[str]) -> Tensor:
 def _classes(column: NDArray[Any]) -> tuple[Tensor, tuple[str, ...]]:
     """Class indices int64 (rows,) of a column of texts, or of whole numbers, and their names."""
     if column.dtype != object and (column != np.floor(column)).any():
-        raise DataError(f"the label {column[column != np.floor(column)][0]:g} is no class: for "
+        raise DataError(f"the label {column[column != np.floor(column)][0]:g} is not a class: for "
                         "numbers name the column as target")  # fmt: skip
     names, labels = np.unique(column, return_inverse=True)
     said = names if column.dtype == object else [f"{number:g}" for number in names]

@@ -10,7 +10,7 @@ StrPath = str | PathLike[str]
 
 
 def path_of(value: StrPath, name: str = "the path") -> Path:
-    """``value`` as a Path. Raises SettingError where it is no path."""
+    """``value`` as a Path. Raises SettingError where it is not a path."""
     if not isinstance(value, str | PathLike) or "\0" in str(value):
-        raise SettingError(f"{name} is no path: give text or a pathlib.Path")
+        raise SettingError(f"{name} is not a path: give text or a pathlib.Path")
     return value if isinstance(value, Path) else Path(value)  # its kind says what may be a link

@@ -30,7 +30,7 @@ _KINDS = {
 
 
 class Resolved(PosixPath):
-    """A path whose links were followed already; what is joined to it is no link, or is refused."""
+    """A path whose links were followed already; a link that is joined to it is refused."""
 
     __slots__ = ()
 
@@ -46,8 +46,8 @@ def named(path: StrPath) -> Resolved:
 
 
 def named_file(path: StrPath) -> Resolved:
-    """A file to write that the user named: the links of its folder are followed, and it is no
-    link itself, or is refused."""
+    """A file to write that the user named: the links of its folder are followed; a link
+    itself is refused."""
     path = path_of(path)
     return path if isinstance(path, Resolved) else named(path.parent) / path.name
 

@@ -42,7 +42,7 @@ def _regular(path: str, flags: int) -> int:
     file = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return file
 
 
@@ -129,5 +129,5 @@ def _refuse_dense(content: bytes) -> None:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no number of JSON, or too large a number")
+        raise ValueError(f"{text[:20]} is not a JSON number, or is too large")
     return value

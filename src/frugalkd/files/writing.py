@@ -66,7 +66,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def atomic(path: Path) -> Iterator[int]:
     """The open descriptor of a new file beside ``path``, which is then synced, and renamed into
     place. Raises WriteFailed; the old content is then still there, or, where only the folder could
-    not be synced, the new one. Raises PathRefused where ``path`` is no file, or behind a link."""
+    not be synced, the new one. Raises PathRefused: ``path`` is not a file, or behind a link."""
     aside = f".{path.name}.{secrets.token_hex(4)}.tmp"
     with writing(path), entered(path.parent) as folder:
         refuse_irregular(path, folder)

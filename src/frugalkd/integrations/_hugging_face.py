@@ -86,7 +86,7 @@ def check_devices(
 
 def set_rates(scheduler: Any, at: float, factor: float) -> None:
     """Set the learning rates to those of ``scheduler`` at step ``at``, which need not be a whole
-    number, times ``factor``. A schedule that is no function of the step is left as it is. Raises
+    number, times ``factor``. A schedule that is not a function of the step is left as it is. Raises
     SelectionMisuse where ``factor`` is to scale that one."""
     if not isinstance(scheduler, LambdaLR):
         if factor != 1:
@@ -138,7 +138,7 @@ def without(batch: Any, name: str) -> Any:
 
 
 def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
-    """A Hugging Face data set's column of class indices, None where it is no such thing."""
+    """A Hugging Face data set's column of class indices, None where it is not one."""
     features = getattr(data, "features", None) or {}
     for name in dict.fromkeys((label, "label", "labels", "label_ids")):
         if str(getattr(features.get(name), "dtype", "")).startswith("int"):
@@ -201,8 +201,8 @@ def teacher_from(
         raise ModelError(f"no teacher at {str(name)!r}: {one_line(error)[:200]}") from error
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
-            f"{str(name)!r} is no classifier: it has no weights of {few(missing)}, which would be "
-            "random: train it on these classes first"
+            f"{str(name)!r} is not a classifier: it has no weights of {few(missing)}, which would "
+            "be random: train it on these classes first"
         )
     with suppress(ModelError):  # a folder of a model alone
         if pictures and _normalisation(processing) is not None:

@@ -350,7 +350,7 @@ class FrugalCallback(Frugal, Callback):
                 module.lr_scheduler_step(config.scheduler, None)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """A loss scaler skips steps whose gradients are not finite, which is no error."""
+        """A loss scaler skips steps whose gradients are not finite, which is not an error."""
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             self.planned.current[1].stepped(bad_gradients(optimizer))
 

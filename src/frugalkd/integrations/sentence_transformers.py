@@ -151,6 +151,6 @@ def objective_of(loss: object) -> Objective:
     if isinstance(loss, EmbedDistillLoss):
         return EmbedDistill(loss.distance_metric)  # pyright: ignore[reportArgumentType]
     raise ModelError(
-        f"{type(loss).__name__} couples the rows of a batch, or is no distance to a teacher's "
+        f"{type(loss).__name__} couples the rows of a batch, or is not a distance to a teacher's "
         "embedding: give EmbedDistillLoss or MSELoss, which give one value a row"
     )

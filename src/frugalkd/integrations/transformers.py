@@ -415,9 +415,9 @@ class FrugalMixin(Frugal, _Trainer):
             first = read_first(dataset, np.arange(len(dataset)), torch.device("cpu"), collate_fn)
             if labels_in(first, self._label, OUTPUTS[self.sampling.output]) is None:
                 raise UnsupportedData(
-                    f"the data collator gives no {self._label!r} ({few(list(first))}), and there "
-                    "is no teacher to stand in: rename the column that holds it to 'label', or "
-                    "name it in label_names"
+                    f"the data collator gives no {self._label!r} ({few(list(first))}), and "
+                    "there is no teacher to stand in: rename the column that holds it to 'label', "
+                    "or name it in label_names"
                 )
         epochs, steps = self._limits or (args.num_train_epochs, args.max_steps)
         if steps > 0:  # of training on all samples that have a weight
@@ -677,7 +677,7 @@ class _Progress(transformers.TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """With clipped gradients. A loss scaler skips steps whose gradients are not finite, which
-        is no error."""
+        is not an error."""
         batch = self._trainer.planned.batch
         self._trainer._made().ranks.average_gradients(self._parts())  # DDP has those of the model
         if batch is not None and self._trainer.accelerator.scaler is None:

@@ -102,7 +102,7 @@ class Corpus(Dataset[TokenBatch]):
     def drawn(self, part: float, seed: int = 0) -> Corpus:
         """The same blocks, of which each visit learns another ``part`` of the rows, in (0, 1]: of n
         rows of a block ceil(part n), at random, a function of (seed, block, view). What is not
-        learned is no row of a batch: it has no logits, no loss, and is not read from a store."""
+        learned is not a row of a batch: it has no logits, no loss, and is not read from a store."""
         check_types(part=(part, float | int))
         check_bounds("in (0, 1]", part=part)
         if part == 1:

@@ -286,7 +286,7 @@ def make_token_encoding(name: str, record_bytes: Any = RECORD_BYTES) -> TokenEnc
 
     Raises:
         UnknownName: there is none of this name.
-        SettingError: ``record_bytes`` is no integer in 1 .. 65536.
+        SettingError: ``record_bytes`` is not an integer in 1 .. 65536.
     """
     if name not in TOKEN_ENCODINGS:
         raise UnknownName("encoding of tokens", str(name), TOKEN_ENCODINGS)

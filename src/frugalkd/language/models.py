@@ -158,7 +158,7 @@ class CausalModel:
             )
         if not isinstance(base, nn.Module) or base is inner or not isinstance(head, nn.Linear):
             raise ModelError(
-                f"{kind} is no causal language model of transformers: a base_model and a linear "
+                f"{kind} is not a causal language model of transformers: a base_model and a linear "
                 "head (get_output_embeddings) are needed"
             )
         if head.out_features < vocabulary:

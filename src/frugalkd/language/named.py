@@ -216,7 +216,7 @@ def make_causal(
         return model
     if name not in CAUSAL_MODELS:
         raise ModelError(
-            f"model {name!r} is no language model, and the data are a corpus: set model.name to "
+            f"model {name!r} is not a language model, and the data are a corpus: set model.name to "
             f"{' or '.join(CAUSAL_MODELS)}"
         )
     model = CAUSAL_MODELS[name](corpus.vocabulary, **options)

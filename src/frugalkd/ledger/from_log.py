@@ -80,9 +80,9 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = parse_json(line.encode())
             except ValueError as error:
-                raise LedgerError(f"{path}: line {number} is no JSON: {one_line(error)}") from None
+                raise LedgerError(f"{path}: line {number} is not JSON: {one_line(error)}") from None
             if not isinstance(row, dict):
-                raise LedgerError(f"{path}: line {number} is no object with names")
+                raise LedgerError(f"{path}: line {number} is not an object with names")
             yield row
 
 

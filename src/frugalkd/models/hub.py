@@ -21,8 +21,8 @@ FETCHED = ("*.json", "*.safetensors")
 
 def on_hub(name: str, download: bool) -> Path | None:
     """The folder in this machine's cache with the files of the model repository ``USER/NAME``,
-    fetched before if ``download``; None where the cache has none, or that is no such name. Raises
-    ModelError: it cannot be fetched."""
+    fetched before if ``download``; None where the cache has none, or that is not a valid name.
+    Raises ModelError: it cannot be fetched."""
     if not is_repository(name):
         return None
     from huggingface_hub import snapshot_download
@@ -46,11 +46,11 @@ def push(
     which is made where it is missing; returns the URL of the commit.
 
     ``options``: ``private``, ``commit_message``, ``branch``, ``create_pr``, as of huggingface_hub's
-    ``ModelHubMixin.push_to_hub``. Raises ModelError: that is no such name, or the hub refuses; and
-    what ``write`` raises, before the hub is contacted.
+    ``ModelHubMixin.push_to_hub``. Raises ModelError: that is not a valid name, or the hub refuses;
+    and what ``write`` raises, before the hub is contacted.
     """
     if not is_repository(repo_id):
-        raise ModelError(f"{one_line(repo_id, 100)!r} is no repository: give USER/NAME")
+        raise ModelError(f"{one_line(repo_id, 100)!r} is not a repository: give USER/NAME")
     from huggingface_hub import HfApi
 
     api = HfApi(token=token, library_name="frugalkd")

@@ -266,7 +266,9 @@ def _language_model(folder: Path, weights: Path) -> nn.Module:
     """The model of transformers in ``folder``. Raises ModelError where it is larger than its
     ``weights``, lacks some, or names code for its attention."""
     if weights.name != exporting.WEIGHTS:
-        raise ModelError(f"{weights} are no weights of a language model: {exporting.WEIGHTS} are")
+        raise ModelError(
+            f"{weights} are not the weights of a language model: {exporting.WEIGHTS} are"
+        )
     config: Any = from_transformers("AutoConfig", os.fspath(folder))
     import transformers
 

@@ -19,7 +19,7 @@ from frugalkd.teachers.encodings import Fidelity
 class Ramp(Settings):
     """A number that goes from ``start`` to ``end`` over the progress of the training, in a line or
     along half a cosine. From the progress ``until``, in (0, 1], it stays at ``end``. Raises
-    SettingError for ends that are no finite numbers."""
+    SettingError for ends that are not finite numbers."""
 
     start: float
     end: float
@@ -71,7 +71,8 @@ class Scheduled(_Combined):
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.objective):
             raise SettingError(
-                f"{type(self.objective).__name__} has no settings to schedule: it is no dataclass"
+                f"{type(self.objective).__name__} has no settings to schedule: "
+                "it is not a dataclass"
             )
         known = [name for name, kind in types_of(type(self.objective)).items() if kind is float]
         for name, _ in self.ramps:

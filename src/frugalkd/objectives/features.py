@@ -356,7 +356,7 @@ def _check_maps(*shapes: Shape) -> None:
     for shape in shapes:
         if len(shape) != 3:
             raise SettingError(
-                f"a feature of shape {shape} is no map: name modules that return (channels, "
+                f"a feature of shape {shape} is not a map: name modules that return (channels, "
                 "height, width)"
             )
 

@@ -1,4 +1,4 @@
-"""Losses of outputs that are no classes."""
+"""Losses of outputs that are not classes."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class EmbedDistill(Objective):
     *Loss:* the distance of the student's embedding from the teacher's: ``1 - cosine``; the mean
     over the values of ``(student - teacher)^2``; or the norm of the difference, the paper's. Where
     the teacher's width is another one, the student's embedding first goes through a linear layer
-    that is trained with it, and is no part of it.
+    that is trained with it, and is not part of it.
 
     *Our reading:* the paper adds this to a loss of pairs of query and document, which is left out:
     it couples the rows of a batch. sentence-transformers' ``EmbedDistillLoss`` has the same three

@@ -75,8 +75,8 @@ class RhoLoss(GateNow):
     each class). They are the student's own architecture, with its settings, as they are after few
     ``epochs``; the authors train up to 100 and take the epoch of the lowest validation loss. They
     rank 320 rows and step with the 32 kept. Here batches of the training's size are ranked, and the
-    kept rows wait until a full batch is there: fewer steps of full size. Where the part is no whole
-    number of rows, the odd row is kept by a draw.
+    kept rows wait until a full batch is there: fewer steps of full size. Where the part is not
+    a whole number of rows, the odd row is kept by a draw.
 
     *Cost:* a forward pass of everything in every epoch, before those of what is kept; and a scoring
     run of ``seeds`` pairs of trainings of ``epochs`` epochs on a half each, with one forward pass
@@ -156,8 +156,8 @@ class Unix(GateNow):
     *What we chose:* the name stands for this rule only: the method itself then mixes the rows, the
     less uncertain of the kept ones most, with random others, which is left out, since a mixed row
     has no sample of its own. The kept rows wait until a full batch is there: fewer steps of full
-    size, where the authors step with 48 of 64. Where the part is no whole number of rows, the odd
-    row is kept by a draw.
+    size, where the authors step with 48 of 64. Where the part is not a whole number of rows, the
+    odd row is kept by a draw.
 
     *Cost:* a forward pass of everything in every epoch, before those of what is kept.
 

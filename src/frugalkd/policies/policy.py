@@ -126,7 +126,7 @@ def check_kind(policy: Policy) -> None:
     try:
         dict(policy.columns)
     except Exception as error:
-        blame(error, SettingError, f"{name}.columns is no mapping of names to numpy types")
+        blame(error, SettingError, f"{name}.columns is not a mapping of names to numpy types")
 
 
 @dataclass(frozen=True)

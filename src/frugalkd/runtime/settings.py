@@ -52,7 +52,7 @@ _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number
 class Settings:
     """Base of dataclasses of settings. Before their own ``__post_init__`` each value is compared
     with its declared type (numbers, text, classes, literals, tuples and unions), and with its
-    bounds where it is a number. ``True`` is no number; a whole number is also a float.
+    bounds where it is a number. ``True`` is not a number; a whole number is also a float.
 
     Raises:
         SettingError: a value of another type or out of its bounds, or a number that is not finite.

@@ -117,7 +117,7 @@ class Selection:
         SettingError: a number out of range; a cost that pays for nothing (as the first epoch
             begins); weights of the wrong length, negative, not finite, or
             none above 0.
-        ModelError: ``model`` is no module, or its weights are not initialised.
+        ModelError: ``model`` is not a module, or its weights are not initialised.
         SelectionMisuse: the policy has a gate and ``model`` is missing; it needs scores and there
             are none; or something needs labels with ``sampling.label_free``.
         LedgerError: ``ledger`` is of other data, or the record of a training.

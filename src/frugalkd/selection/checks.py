@@ -310,17 +310,17 @@ _TASKS = {
 
 
 def task_of(model: nn.Module) -> str | None:
-    """What a model of transformers that is no classifier is for, by the name of its class."""
+    """What a model of transformers that is not a classifier is for, by the name of its class."""
     name = type(model).__name__.removesuffix("Simple")
     return next((task for suffix, task in _TASKS.items() if name.endswith(suffix)), None)
 
 
 def check_task(model: nn.Module) -> None:
-    """Raises ModelError for a model of transformers that is no classifier."""
+    """Raises ModelError for a model of transformers that is not a classifier."""
     name, task = type(model).__name__, task_of(model)
     if task == CAUSAL:
         raise ModelError(
-            f"{name} is for {task}, and the data are no Corpus: make one of them by "
+            f"{name} is for {task}, and the data set is not a Corpus: make one with "
             "frugalkd.language.tokenize_corpus (docs/language.md)"
         )
     if task is not None:
@@ -360,7 +360,7 @@ def _refuse_embeddings(
 
 def _warn_of_embeddings(width: int, data: Dataset, labels: NDArray | None) -> None:
     """A FrugalKDWarning where more than half of the outputs are of no class that the data name, or
-    of no label of many samples: a model may have such outputs, so that this is no error."""
+    of no label of many samples: a model may have such outputs, so that this is not an error."""
     classes, known = len(class_names(data)), "name {} classes"
     if not classes and labels is not None and len(labels) >= 10 * width:
         classes, known = int(labels.max()) + 1, "have labels of {} classes"

@@ -237,7 +237,7 @@ def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
 
 
 def checked_ledger(ledger: Ledger | None, sampling: Sampling, data: Dataset) -> Ledger:
-    """A new ledger, or the one that is given. Raises SettingError where that is no ledger,
+    """A new ledger, or the one that is given. Raises SettingError where that is not a ledger,
     LedgerError where it is of other data, records a training, or lacks a column of the policy's or
     of training dynamics."""
     policy, dynamics = sampling.chosen_policy, sampling.dynamics

@@ -213,7 +213,7 @@ class Reader:
         self._row_counts: Any = counts if callable(counts) else None
         self._label_free, self._given_labels = sampling.label_free, loading.labels
         if not (self._label_free or self._given_labels):
-            with suppress(UnsupportedData):  # they are no class indices
+            with suppress(UnsupportedData):  # they are not class indices
                 self.listed = labels_of(dataset, self.output)
         policy = sampling.chosen_policy
         by_label = policy.needs_labels or "teacher_truth" in policy.columns

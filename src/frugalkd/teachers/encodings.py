@@ -221,7 +221,7 @@ class Sampled(Encoding):
 @dataclass(frozen=True)
 class Values(Encoding):
     """Values in float16, off by at most 1/2048 of each (and 3e-8): of a feature, or of outputs that
-    are no logits, as a recipe's float16 means for these; ``classes`` is their number."""
+    are not logits, as a recipe's float16 means for these; ``classes`` is their number."""
 
     name = "values"
     knows_top = False
@@ -319,7 +319,7 @@ def make_encoding(name: str, k: Any = 32, temperature: Any = 4.0) -> Encoding:
 
     Raises:
         UnknownName: there is none of this name.
-        SettingError: ``k`` is no integer in 1 .. 65536, or ``temperature`` not above 0.
+        SettingError: ``k`` is not an integer in 1 .. 65536, or ``temperature`` not above 0.
     """
     if name == Values.name:
         return Values()

@@ -233,7 +233,7 @@ class Filler:
                 data = rows_of(data, torch.from_numpy(np.flatnonzero(missing)))
             paths = [part.feature for part in self._parts[1:]]
             if any(part.store is None for part in self._parts[1:]):
-                self.live.feature_shapes(paths, data)  # refuses what is no feature
+                self.live.feature_shapes(paths, data)  # refuses what is not a feature
             logits, features = self.live.fetch_features(ids, views, data, paths)
             for part in self._parts:
                 part.add(ids, views, features[part.feature] if part.feature else logits)

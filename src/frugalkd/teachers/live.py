@@ -155,7 +155,7 @@ class LiveTeacher(ModelTeacher):
         channels_last: that memory format, for the teacher and for inputs (rows, C, H, W).
 
     Raises:
-        ModelError: the teacher is no module, or has no weights yet.
+        ModelError: the teacher is not a module, or has no weights yet.
         SettingError: another precision.
     """
 

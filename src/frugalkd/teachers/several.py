@@ -104,7 +104,7 @@ class SeveralTeachers(Targets):
 
     Raises:
         UnknownName: no such ``combine``.
-        TargetsError: fewer than two teachers, weights that are no shares of 1 or have no use,
+        TargetsError: fewer than two teachers, weights that are not shares of 1 or have no use,
             teachers of different classes, or stored targets that keep too little for such a mean.
     """
 

@@ -113,7 +113,7 @@ class Run:
             The URL of the commit.
 
         Raises:
-            ModelError: ``repo_id`` is no such name, or the hub refuses.
+            ModelError: ``repo_id`` is not a valid name, or the hub refuses.
         """
 
         def write(folder: Path) -> None:

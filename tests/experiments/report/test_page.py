@@ -250,7 +250,7 @@ def test_a_page_takes_no_other_files_place(written, cli):
     for out in (file, folder, folder / "page"):
         code, said, err = cli("report", str(folder), "--out", str(out))
         assert (code, said, err) == (
-            2, "", f"error: {out} is no name of a page: let --out end in .html\n"
+            2, "", f"error: --out must end in .html, not {out}\n"
         )  # fmt: skip
     assert file.read_bytes() == before
 

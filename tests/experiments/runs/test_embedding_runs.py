@@ -105,7 +105,7 @@ def test_from_lines_to_embeddings(cli, recipe, folder, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     table = importlib.import_module("pyarrow").table({"text": [line], "label": [0]})
     parquet.write_table(table, tmp_path / "x.parquet")
-    data = str(tmp_path / "x.parquet")  # whose label is no embedding
+    data = str(tmp_path / "x.parquet")  # whose label is not an embedding
     code, _, err = cli("predict", str(run), "--data", data, "--out", str(out))
     assert code == 0, err
     assert out.read_text().splitlines()[0].split(",") == list(rows[0])

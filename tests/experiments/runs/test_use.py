@@ -178,7 +178,7 @@ def test_a_bad_picture_has_a_row_that_says_why(run, cli, tmp_path):
     said = json.loads(out)
     assert (code, said["images"], said["failed"]) == (1, 8, 2)
     assert err.count("\n") == 1
-    assert err.startswith("warning: 2 of 8 files are no readable pictures, without a class: 0/a")
+    assert err.startswith("warning: 2 of 8 files are not readable pictures, without a class: 0/a")
     rows = rows_of(table)
     bad = {row["sample"]: row for row in rows if row["error"]}
     assert sorted(bad) == ["0/a.png", "1/cut.png"]

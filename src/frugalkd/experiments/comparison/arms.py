@@ -255,8 +255,8 @@ def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
 
 
 def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
-    """An arm that is no control, without its name: its recipe, and its teacher if it needs one. The
-    recipe's cost is its gate's: other arms are what that is compared with."""
+    """An arm that is not a control, without its name: its recipe, and its teacher if it needs one.
+    The recipe's cost is its gate's: other arms are what that is compared with."""
     settings = {**_NO_COST, **arm.set}
     whole, cost = override(recipe, settings), recipe.student.cost
     if "student.cost" not in arm.set and isinstance(whole.student.chosen_policy, SelfRegulation):

@@ -139,7 +139,7 @@ class Trainee:
         if objective.needs_targets and part.targets is None:
             alone = self.recipe.teacher.objective.build()
             objective = CrossEntropy() if objective.learns == "one-class" else alone
-        # What holds of a small part, such as a class without samples, is no news of the whole.
+        # What holds of a small part, such as a class without samples, says nothing about the whole.
         with warnings.catch_warnings(action="ignore", category=FrugalKDWarning):
             return distill(
                 self.model() if model is None else model,

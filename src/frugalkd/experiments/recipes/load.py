@@ -242,7 +242,7 @@ def _validated(raw: dict[str, Any], where: str) -> Recipe:
 
 
 def _no_numbers(raw: Any, made: Any, field: str) -> Iterator[str]:
-    """An error for each value of ``raw`` that is no number and is one in ``made``, the validated
+    """An error for each value of ``raw`` that is not a number and is one in ``made``, the validated
     recipe: pydantic reads true as 1, and text. (Its strict mode refuses a list for a tuple.)"""
     if isinstance(raw, Mapping) and isinstance(made, Mapping):
         for key in raw:

@@ -74,7 +74,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
     except (ValueError, csv.Error) as error:  # no UTF-8, too large, no table
-        raise DataError(f"{path} is no table of text: {one_line(error, 100)}") from None
+        raise DataError(f"{path} is not a readable CSV file: {one_line(error, 100)}") from None
 
 
 def _checked(row: Mapping[str, str], ledger: Ledger, names: list[str]) -> tuple[int, str]:
@@ -107,7 +107,7 @@ def _label(row: Mapping[str, str], names: Sequence[str]) -> str:
         return said
     found = [name for name in names if said in (name, cell(name))]
     if not found:
-        raise DataError(f"{one_line(said, 60)!r} is no class; {nearest(said, names)}")
+        raise DataError(f"{one_line(said, 60)!r} is not a class; {nearest(said, names)}")
     return found[0]
 
 

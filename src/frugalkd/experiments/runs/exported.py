@@ -122,7 +122,7 @@ def _calibration(run: Path, loaded: Loaded, data: str | None, allowed: Allowed) 
         )
     takes = None if loaded.preprocess is None else loaded.preprocess.shape
     if not isinstance(train, Pictures) or train.shape != takes:
-        raise DataError(f"the training data are no pictures of {takes}, which the model takes")
+        raise DataError(f"the training data are not pictures of {takes}, which the model takes")
     places = np.unique(np.linspace(0, len(train) - 1, _CALIBRATION).astype(np.int64))
     return train.pixels(torch.from_numpy(places))
 

@@ -160,7 +160,7 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
 def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
     """The data of the recipe ``said`` in the file ``where`` of a run's folder, not augmented.
     Raises AccessRefused, ImportRefused where that is not allowed, with the options that allow it;
-    RunFolderError where ``said`` is no recipe; and what :func:`make_data` does."""
+    RunFolderError where ``said`` is not a recipe; and what :func:`make_data` does."""
     try:
         recipe = Recipe.model_validate(said)
     except ValueError:

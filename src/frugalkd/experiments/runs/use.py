@@ -145,8 +145,8 @@ def on_data(
         raise DataError(f"{data} has no labels: give a data set's name, or {other}")
     if found.failed:
         raise DataError(
-            f"{len(found.failed)} of {len(found.labels)} files of {data} are no readable pictures, "
-            f"remove them: {found.describe_failed()}"
+            f"{len(found.failed)} of {len(found.labels)} files of {data} are not readable "
+            f"pictures, remove them: {found.describe_failed()}"
         )
     return found.probabilities, found.labels, data
 
