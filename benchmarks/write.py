@@ -6,7 +6,8 @@
 A table is placed between ``<!-- NAME -->`` and ``<!-- /NAME -->``. Its numbers come only from
 ``benchmarks/results/*.json``. Each file is the ``comparison.json`` of a command that BENCHMARKS.md
 lists, with these exceptions: ``time-CASE.json`` is the ``CASE.json`` of ``make bench CASES=CASE``,
-and ``torture.json`` and ``soak.json`` are written by ``make torture`` and ``make soak``.
+and ``torture.json``, ``soak.json`` and ``fuzz.json`` are those of ``make torture``, ``soak`` and
+``fuzz``, which write below ``runs/``.
 """
 
 from __future__ import annotations

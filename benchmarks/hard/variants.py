@@ -173,7 +173,7 @@ GATES: dict[str, tuple[type[SelfRegulation], dict[str, Any]]] = {
     "patient 0.75": (Patient, {"passing": 0.75}),
     "probe": (SelfRegulation, {"probe": PROBE}),
     "probe, no ceiling": (SelfRegulation, {"probe": PROBE, "ceiling": None}),
-    **{f"horizon {h}": (SelfRegulation, {"probe": PROBE}) for h in (1, 2, 8)},
+    **{f"horizon {h}": (SelfRegulation, {"probe": PROBE}) for h in (1, 2, 4, 8)},
     "late 0.6": (Late, {}),
     "reserve 0.25": (Reserve, {"reserve": 0.25}),
     "reserve 0.5": (Reserve, {"reserve": 0.5}),
