@@ -51,10 +51,9 @@ class SelfRegulation(Policy):
         max_skip: the most epochs for which a sample is skipped, at least 1 (last-visit only).
         warmup: first epochs in which everything is used, counted as forced.
         probe: the fraction of the samples, in [0, 1), that is never trained on, and is screened
-            before an epoch. Where the model is right on the others more often, by over three points
-            and a standard error, it remembers what it was trained on, and that a sample passes says
-            little: the epoch uses all of them. So does one before which three fifths of the samples
-            fail the gate: to leave out the others saves little, and there is most to learn. Ours
+            before an epoch. If training accuracy exceeds accuracy on the probe by more than three
+            points plus one standard error, the model is memorising, so passing is not reliable and
+            the epoch uses all samples. It also does so while more than three fifths fail. Ours
             (last-visit only, not with a budget).
         final_full_epochs: last epochs in which everything is used, counted as forced.
         budget: the fraction of all samples that an epoch uses: at most, and, by reactivating
