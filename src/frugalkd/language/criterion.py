@@ -34,22 +34,16 @@ class TokenCriterion(Criterion):
         model: the student, on the device that it is trained on.
         corpus: whose blocks it is trained on.
         tokenizer: the student's own, where it is known.
-        chunk: as of :func:`token_loss`.
 
     Raises:
         ModelError: as :class:`CausalModel`, and its ``check``.
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        model: nn.Module,
-        corpus: Corpus,
-        tokenizer: Any = None,
-        chunk: int | None = None,
-    ):
+        self, objective: Objective, model: nn.Module, corpus: Corpus, tokenizer: Any = None
+    ) -> None:
         super().__init__(objective)
-        self.model, self._corpus, self._chunk = CausalModel(model, corpus.vocabulary), corpus, chunk
+        self.model, self._corpus = CausalModel(model, corpus.vocabulary), corpus
         self.model.check(corpus, tokenizer)
 
     def learn(self, forward: Forward, data: Any, labels: Tensor, batch: Batch) -> Learned:
@@ -62,7 +56,7 @@ class TokenCriterion(Criterion):
         found = token_loss(
             self.model, states, self.model.labels(data), batch.targets,  # pyright: ignore
             self.objective.at(batch.progress), tokens=batch.step_tokens,
-            weights=batch.weights[owner] if batch.weighted else None, chunk=self._chunk,
+            weights=batch.weights[owner] if batch.weighted else None,
         )  # fmt: skip
         losses = _means(found.losses, owner, len(counts))
         return Learned(found.loss, losses[:, None], losses)
@@ -75,9 +69,7 @@ class TokenCriterion(Criterion):
         states, labels = self.model.states(data, forward), self.model.labels(data)
         lacking = targets is None and self.objective.needs_targets
         objective = CrossEntropy() if lacking else self.objective.at(progress)
-        found = token_loss(
-            self.model, states, labels, targets, objective, tokens=1, chunk=self._chunk
-        )
+        found = token_loss(self.model, states, labels, targets, objective, tokens=1)
         owner = torch.nonzero(data["labels"][:, 1:] != IGNORED)[:, 0]
         return _means(found.losses, owner, len(data["labels"]))[:, None]
 

@@ -40,9 +40,9 @@ def read_prompts(path: str) -> list[Prompt]:
     return found
 
 
-def complete(model: Any, tokenizer: Any, prompt: Prompt, most: int = MOST_TOKENS) -> str:
+def complete(model: Any, tokenizer: Any, prompt: Prompt) -> str:
     """What ``model``, of transformers, writes after ``prompt``: the likeliest token at each place,
-    up to its end token or ``most`` tokens. Raises ModelError: it cannot, or the prompt does not fit
+    up to its end token or ``MOST_TOKENS``. Raises ModelError: it cannot, or the prompt does not fit
     its positions."""
     try:
         if isinstance(prompt, str):
@@ -57,7 +57,7 @@ def complete(model: Any, tokenizer: Any, prompt: Prompt, most: int = MOST_TOKENS
     room = getattr(model.config, "max_position_embeddings", None)
     if room is not None and ids.shape[1] >= room:
         raise ModelError(f"a prompt has {ids.shape[1]} tokens, and the model {room} positions")
-    most = most if room is None else min(most, room - ids.shape[1])
+    most = MOST_TOKENS if room is None else min(MOST_TOKENS, room - ids.shape[1])
     try:
         with inference_mode(model):
             own = model.generation_config

@@ -35,9 +35,9 @@ def tiny_text() -> str:
     return content.decode()
 
 
-def tiny_splits(test: float = 0.1) -> tuple[str, str]:
-    """:func:`tiny_text` to train on, and its last part to evaluate on."""
-    return cut_text(tiny_text(), test)
+def tiny_splits() -> tuple[str, str]:
+    """:func:`tiny_text` to train on, and its last tenth to evaluate on."""
+    return cut_text(tiny_text(), 0.1)
 
 
 @cache

@@ -97,7 +97,6 @@ def write_card(
     sections: Mapping[str, str],
     *,
     license: str | None,
-    library: str = "frugalkd",
     tags: Sequence[str] = (),
     **more: Any,
 ) -> None:
@@ -107,7 +106,7 @@ def write_card(
     from huggingface_hub import ModelCardData
 
     said = ModelCardData(
-        library_name=library,
+        library_name="frugalkd",
         license=license or "unknown",
         tags=["frugalkd", "knowledge-distillation", *tags],
         **more,

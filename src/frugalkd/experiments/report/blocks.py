@@ -33,15 +33,15 @@ def seconds(value: float | None) -> str:
     return NOTHING if value is None else formatting.duration(value).replace(" ", _SPACE)
 
 
-def points(value: Spread | None, *, signed: bool = False, digits: int = 2) -> str:
+def points(value: Spread | None, *, signed: bool = False) -> str:
     """A mean in points with half of its 95 % interval: ``89.93 ± 0.20``."""
     if value is None or value.mean is None:
         return NOTHING
-    mean = round(100 * value.mean, digits) + 0.0  # never -0.00
-    said = f"{mean:{'+' if signed and mean else ''}.{digits}f}"
+    mean = round(100 * value.mean, 2) + 0.0  # never -0.00
+    said = f"{mean:{'+' if signed and mean else ''}.2f}"
     if value.ci95 is None:
         return said
-    return f"{said} ± {50 * (value.ci95[1] - value.ci95[0]):.{digits}f}"
+    return f"{said} ± {50 * (value.ci95[1] - value.ci95[0]):.2f}"
 
 
 def inline(name: object) -> str:
