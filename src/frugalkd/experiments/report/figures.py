@@ -109,10 +109,10 @@ def frontier(
     """Accuracy over what it costs (``axis`` is one of :data:`AXES`); the budgets of an arm are
     joined by a line. Arms in ``named`` have their names beside their points; those at the same
     place are drawn side by side. None where no arm has both a cost and an accuracy."""
-    field, scale, unit, less, of, measure = AXES[axis]
-    cost = attrgetter(field)
+    at = AXES[axis]
+    cost = attrgetter(at.field)
     costs = {a.arm: cost(a).mean for a in comparison.arms if a.accuracy.mean is not None}
-    x = {name: scale * mean for name, mean in costs.items() if mean is not None}
+    x = {name: at.scale * mean for name, mean in costs.items() if mean is not None}
     if not x:
         return None
     known = sorted((arm for arm in comparison.arms if arm.arm in x), key=lambda arm: x[arm.arm])
@@ -120,8 +120,9 @@ def frontier(
     best = [arm for arm in known if arm.frontier is not None and getattr(arm.frontier, axis)]
     places = x if axis == "time" else side_by_side(x)
     edge = max(places.values()) / 5  # left of it there is no room for a name
-    hover = f"%{{hovertext}}<br>%{{y:.2f}} %, {unit} %{{customdata:.1f}} {measure}<extra></extra>"
-    of = of.format(reference=label(comparison.reference))
+    hover = (
+        f"%{{hovertext}}<br>%{{y:.2f}} %, {at.noun} %{{customdata:.1f}} {at.unit}<extra></extra>"
+    )
     traces: list[dict[str, Any]] = [
         {
             "mode": "lines",
@@ -152,7 +153,7 @@ def frontier(
                 "hovertext": [label(arm.arm) for arm in own],
                 "customdata": [x[arm.arm] for arm in own],  # not moved aside
                 "error_x": _error_bars(
-                    [cost(arm) for arm in own], scale, _BEYOND * max(places.values())
+                    [cost(arm) for arm in own], at.scale, _BEYOND * max(places.values())
                 ),
                 "error_y": _error_bars([arm.accuracy for arm in own], 100, 100),
                 "marker": {
@@ -166,15 +167,16 @@ def frontier(
         )
     digits = 1 if axis == "cost" else 0
     names = [
-        f"{inline(arm.arm)} ({percent(arm.accuracy.mean)}, {unit} "
-        f"{number(x[arm.arm], digits)} {measure})"
+        f"{inline(arm.arm)} ({percent(arm.accuracy.mean)}, {at.noun} "
+        f"{number(x[arm.arm], digits)} {at.unit})"
         for arm in best
     ]
     if len(names) > _IN_WORDS + 1:
         names[_IN_WORDS:] = [f"and {len(names) - _IN_WORDS} more"]
     split = f"{label(comparison.split)} " if comparison.split else ""
     what = label(comparison.measure)
-    plot = _plot(traces, x=of, y=f"{split}{what}, %")
+    to = at.label.format(reference=label(comparison.reference))
+    plot = _plot(traces, x=to, y=f"{split}{what}, %")
     plot["layout"]["xaxis"]["rangemode"] = "tozero"
     rows = []
     for arm in known:
@@ -182,13 +184,13 @@ def frontier(
         rows.append([short(arm.arm), spent, estimate(arm.accuracy), on_it])
     return Figure(
         f"frontier-{axis}",
-        f"{what.capitalize()} over {unit}",
+        f"{what.capitalize()} over {at.noun}",
         plot,
         f"{len(best)} of {len(known)} arms are on the frontier: no other arm is as good with "
-        f"{less}. From the left: {', '.join(names) or 'none'}.",
+        f"{at.less}. From the left: {', '.join(names) or 'none'}.",
         Table(
-            f"{what.capitalize()} over {unit}",
-            ["arm", f"{unit}, {measure}", f"{what} %", "on the frontier"],
+            f"{what.capitalize()} over {at.noun}",
+            ["arm", f"{at.noun}, {at.unit}", f"{what} %", "on the frontier"],
             rows,
         ),
     )
