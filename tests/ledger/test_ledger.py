@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from frugalkd.errors import LedgerError, WriteFailed
-from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.ledger.dynamics import NEVER
+from frugalkd.ledger.ledger import Ledger
 from toys import same_columns
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.ledger.dynamics import NEVER
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import EpochContext, SelfRegulation
 from frugalkd.runtime import draws

@@ -64,7 +64,7 @@ class Transform(Settings):
             plain = json.loads(json.dumps(dict(self.options)))
         except (TypeError, ValueError) as error:
             raise SettingError(f"options of {self.name} must be plain values ({error})") from None
-        object.__setattr__(self, "options", plain)
+        vars(self).update(options=plain)  # a frozen dataclass refuses assignments
 
     def __hash__(self) -> int:
         return hash(_key((self,)))

@@ -17,7 +17,7 @@ from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import UnknownName, UnsupportedData
-from frugalkd.ledger.ledger import NEVER
+from frugalkd.ledger.dynamics import NEVER
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, Sampling, Scoring
 from frugalkd.policies.policy import Ids

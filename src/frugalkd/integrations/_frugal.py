@@ -1,4 +1,4 @@
-"""Common to both integrations: teacher, selection, clock and checkpoint state, and epochs for a
+"""Common to the integrations: teacher, selection, clock and checkpoint state, and epochs for a
 trainer that computes the number of its steps in advance."""
 
 from __future__ import annotations

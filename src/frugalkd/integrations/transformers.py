@@ -68,9 +68,7 @@ from frugalkd.language.encodings import HeadAndTail
 from frugalkd.language.loss import check_token_objective
 from frugalkd.language.models import CausalModel, load_causal
 from frugalkd.language.targets import LiveTokens, StoredTokens
-from frugalkd.objectives import (
-    Objective,
-)
+from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling

@@ -18,8 +18,7 @@ from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
 from frugalkd.files.writing import atomic
 from frugalkd.ledger.dynamics import COLUMNS as _DYNAMICS
-from frugalkd.ledger.dynamics import LEARNED
-from frugalkd.ledger.dynamics import NEVER as NEVER
+from frugalkd.ledger.dynamics import LEARNED, NEVER
 from frugalkd.runtime.imports import require_extra
 from frugalkd.runtime.settings import check_integer
 

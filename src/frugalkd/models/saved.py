@@ -48,6 +48,7 @@ from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.models.preprocess import Preprocess, TextPreprocess
 from frugalkd.outputs import ONE_CLASS, OUTPUTS, Output
 from frugalkd.runtime.devices import device_of
+from frugalkd.runtime.failures import reason
 from frugalkd.runtime.imports import refuse_unlisted
 
 CARD = "model.json"
@@ -257,8 +258,7 @@ def load(
     except FrugalKDError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}")
-        raise RunFolderError(f"{path / CARD} is damaged ({reason})") from None
+        raise RunFolderError(f"{path / CARD} is damaged ({reason(error)})") from None
     return Loaded(model.eval(), preprocess, card, texts, path, columns)
 
 

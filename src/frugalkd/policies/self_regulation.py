@@ -117,7 +117,7 @@ class SelfRegulation(Policy):
 
     def __post_init__(self) -> None:
         if self.label_noise == 0:  # or False, as which YAML reads a bare off
-            object.__setattr__(self, "label_noise", "off")
+            vars(self).update(label_noise="off")  # a frozen dataclass refuses assignments
         plain = {
             "keep_probability": None, "budget": None, "cost": None, "probe": 0.0,
             "when_all_skipped": "wait",

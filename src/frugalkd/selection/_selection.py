@@ -453,11 +453,8 @@ class Selection:
             right = torch.from_numpy(listed[ids]).float()
             reader.output.check(right, ids, right.shape[1])
             return right, False
-        by_teacher, part = (
-            not reader.output.labelled,
-            (ranks.share(ids), self._loading.screen_batch),
-        )
-        for rows in reader.read(*part):
+        by_teacher = not reader.output.labelled
+        for rows in reader.read(ranks.share(ids), self._loading.screen_batch):
             rows = reader.with_targets(rows) if by_teacher else rows
             rows, right, _ = reader.with_labels(rows)
             by_teacher = rows.targets is not None
