@@ -118,10 +118,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, argum
         ("compare digits --budgets 0 --out x", "in (0, 1], not 0\n"),
         ("compare digits --seeds three --out x", "should be a valid integer, not 'three' ("),
         ("compare digits --jobs 0 --out x", "'--jobs': it should be greater than or equal to 1"),
-        (
-            "compare digits --arms vanilla regulated --out x",
-            "(regulated): values with spaces stand",
-        ),
+        ("compare digits --arms vanilla regulated --out x", "(regulated): quote values that"),
         ("compare digits --arms vanilla;regulated --out x", "did you mean regulated or vanilla?"),
         ("compare digits --claim regulated@0.25 --out x", "write 'A > B' (better) or 'A >= B'"),
         ("compare digits --only deadbeef --out x", "no run has that digest; --list shows them"),
@@ -138,10 +135,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, argum
         ("teach digits --out x --set training.epochs=3", "teacher.training or student.training?"),
         ("teach digits --out x --set teacher.training.lr=1", "teacher.training.optimizer.lr?"),
         ("teach digits --out x --set teacher.epochs=3", "did you mean teacher.training.epochs?"),
-        (
-            "teach digits --out x --set teacher.training.epochs 3",
-            "(3): values with spaces stand in",
-        ),
+        ("teach digits --out x --set teacher.training.epochs 3", "(3): quote values that"),
         ("teach digits --out x --dryrun", "no such option: --dryrun (Possible options: --dry-run)"),
         (
             "evaluate folder",

@@ -614,7 +614,7 @@ def test_every_block_of_a_page_runs(page, blocks, folder):
         ("console", "$ python benchmarks/ledger_make.py digits --seed x", "usage"),
         ("yaml", "student:\n  regulation: {whn: now}", "did you mean when"),
         ("yaml", "teacher:\n  model: {name: timm/resnet118}", "did you mean timm/resnet18"),
-        ("yaml", "student:\n  model: {name: mlp}\n  model: {name: mlp}", "stands twice"),
+        ("yaml", "student:\n  model: {name: mlp}\n  model: {name: mlp}", "is given twice"),
         ("python", "frugalkd.distil", "no attribute 'distil'"),
         ("", "frugalkd teach digits", "nothing runs a block of ''"),
         ("ini", "[x]", "nothing runs a block of 'ini'"),

@@ -116,7 +116,7 @@ def test_a_store_of_all_rows_serves_those_of_a_visit(teacher, corpus, tmp_path):
     assert torch.equal(some.part(slice(0, len(place))).classes, everything.classes[place])
     LiveTokens(teacher, corpus).check(drawn)  # whose rows are those of the batch
     for targets, dataset in ((whole, drawn), (again, corpus), (again, corpus.drawn(0.5, seed=2))):
-        with pytest.raises(TargetsError, match="of other rows than the training's"):
+        with pytest.raises(TargetsError, match="made for other token positions than this"):
             targets.check(dataset)
 
 

@@ -139,7 +139,7 @@ def test_pretrained_weights_of_timm_come_from_the_hubs_cache(tmp_path):
         [sys.executable, "-c", TIMMS], cwd=tmp_path, env=offline, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "the pretrained weights of 'timm/resnet10t' cannot be had" in done.stdout
+    assert "the pretrained weights of 'timm/resnet10t' cannot be downloaded" in done.stdout
     assert "name a file that you have with model.init_weights" in done.stdout
 
 

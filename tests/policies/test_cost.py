@@ -137,11 +137,11 @@ def test_it_ends_where_what_is_left_is_no_batch():
 
 def test_a_cost_that_pays_for_nothing_is_refused():
     with pytest.raises(
-        SettingError, match=r"cost pays for 0.48 samples in all, and a step takes 1: raise it"
+        SettingError, match=r"cost pays for 0.48 samples in all, and a step needs 1: raise the cost"
     ):
         learned(cost=0.0001)
     whole = Training(epochs=4, batch_size=128, drop_last=True, optimizer=TRAINING.optimizer)
-    with pytest.raises(SettingError, match="pays for 120 samples in all, and a step takes 128"):
+    with pytest.raises(SettingError, match="pays for 120 samples in all, and a step needs 128"):
         learned(whole, cost=0.05)
 
 

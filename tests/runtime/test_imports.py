@@ -55,7 +55,7 @@ def test_other_forms(path):
 
 
 def test_no_such_module():
-    refused("no_such_thing:Net", "no module 'no_such_thing': install it, or run where")
+    refused("no_such_thing:Net", "no module 'no_such_thing': install it, or run in")
     refused("frugalkd.no_such_thing:Net", "no module 'frugalkd.no_such_thing'")
 
 

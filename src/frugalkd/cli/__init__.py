@@ -202,7 +202,9 @@ def _usage(error: Exception, arguments: Sequence[str]) -> str:
     if not message:  # of a group without a command
         return ""
     if message.startswith("Got unexpected extra argument"):
-        message += ": values with spaces stand in quotes, lists have commas alone"
+        message += (
+            ": quote values that contain spaces; separate list items by commas without spaces"
+        )
     if "--data" in arguments and message.startswith("Missing argument"):
         message += ": if --data took it for its value, write --data own"
     path = context.command_path if context is not None else "frugalkd"

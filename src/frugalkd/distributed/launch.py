@@ -72,7 +72,9 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
         PartialState(cpu=on_cpu)
     except (RuntimeError, ValueError) as error:
         reason = one_line(error)
-        raise RankError(f"the {world} processes of this launch cannot meet: {reason}") from None
+        raise RankError(
+            f"the {world} processes of this launch cannot connect to each other: {reason}"
+        ) from None
     use_threads(threads)
     try:
         yield Ranks.here()

@@ -56,7 +56,7 @@ def check_devices(
         )
     elif kind == DistributedType.FSDP and (args.torch_compile or not accelerator.is_fsdp2):
         why = (
-            "of FSDP, version 1 and compiled models are not supported: set the version of "
+            "FSDP version 1, and FSDP with torch_compile, are not supported: set the version of "
             "fsdp_config to 2, and torch_compile to False"
         )
     elif not (kind in ("NO", "FSDP") or kind.startswith("MULTI_")):

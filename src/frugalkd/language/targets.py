@@ -45,7 +45,7 @@ TOKENS = "tokens, loss mask and blocks"
 
 
 class Rows(Protocol):
-    """The teacher's distributions of the rows of a batch, some of which can be had."""
+    """The teacher's distributions of the rows of a batch, some of which are available."""
 
     def __len__(self) -> int: ...
 
@@ -92,8 +92,8 @@ class _Tokens(Targets):
             raise TargetsError(f"these soft targets belong to another corpus, {own.folder}")
         if self.by_rows and dataset.draw != own.draw:
             raise TargetsError(
-                "these soft targets are of other rows than the training's: give them the corpus "
-                "that is trained on, drawn as it is"
+                "these soft targets were made for other token positions than this training uses: "
+                "create them with the corpus that you train on"
             )
 
 

@@ -36,7 +36,7 @@ def on_hub(name: str, download: bool) -> Path | None:
             raise ModelError(f"{name} is not in the cache, and the hub does not answer") from error
         return None
     except Exception as error:  # the network fails in many ways
-        raise ModelError(f"{name} cannot be had from the hub: {one_line(error)}") from error
+        raise ModelError(f"{name} cannot be downloaded from the hub: {one_line(error)}") from error
 
 
 def push(

@@ -89,8 +89,8 @@ def build_from_library(
         built = package.models.get_model(model, weights="DEFAULT", progress=False, **options)
     except OSError as error:
         raise ModelError(
-            f"the pretrained weights of {name!r} cannot be had ({one_line(error)[:200]}): name a "
-            "file that you have with model.init_weights"
+            f"the pretrained weights of {name!r} cannot be downloaded ({one_line(error)[:200]}): "
+            "name a file that you have with model.init_weights"
         ) from error
     head = head_of_name(built)
     if head is None:

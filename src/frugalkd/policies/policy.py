@@ -99,7 +99,7 @@ def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
     if len(strange):
         first = strange[0]
         of = first if ids is None else ids[first]
-        return f"sample {of} weighs {weights[first]:g}: weights lie in 0 .. 2 ** 32, 1 is usual"
+        return f"sample {of} weighs {weights[first]:g}: weights must be in [0, 2**32]; 1 is typical"
     if len(weights) and 0 < weights.max() < 1 / MOST_WEIGHT:
         return f"the largest is {weights.max():g}: nothing would be learned, make their mean 1"
     return None

@@ -217,8 +217,8 @@ class SelfRegulation(Policy):
         if left < at.least:
             if at.epoch == 0:
                 raise SettingError(
-                    f"the cost pays for {left:.3g} samples in all, and a step takes {at.least}: "
-                    "raise it"
+                    f"the cost pays for {left:.3g} samples in all, and a step needs {at.least}: "
+                    "raise the cost"
                 )
             return Plan(active, stop=True)
         if not len(due) and self._limit is None and self.when_all_skipped != "wait":

@@ -123,7 +123,8 @@ def _import_module(name: str) -> Any:
         missing = error.name or name
         if name == missing or name.startswith(f"{missing}."):
             raise ModelError(
-                f"no module {missing!r}: install it, or run where {missing.split('.')[0]} lies"
+                f"no module {missing!r}: install it, or run in the folder that contains "
+                f"{missing.split('.')[0]}"
             ) from error
         raise ModelError(f"module {name!r} needs {missing!r}, which is not installed") from error
     except Exception as error:

@@ -66,7 +66,7 @@ def test_a_missing_file():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (MINIMAL + "seed: 1\nseed: 2\n", "line 6: 'seed' stands twice"),
+        (MINIMAL + "seed: 1\nseed: 2\n", "line 6: 'seed' is given twice"),
         (MINIMAL + "seed: [1\n", "not YAML"),
         (MINIMAL + "yes: 1\n", "line 5: key 'yes' is not text"),
         ("- a\n- b\n", "is not a recipe"),

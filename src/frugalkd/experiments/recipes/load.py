@@ -266,7 +266,7 @@ class _Loader(yaml.SafeLoader):
                 raise RecipeError(f"line {line}: key {shown!r} is not text: write it in quotes")
             if key.value in first:
                 raise RecipeError(
-                    f"line {line}: {key.value!r} stands twice (first in line {first[key.value]})"
+                    f"line {line}: {key.value!r} is given twice (first in line {first[key.value]})"
                 )
             first[key.value] = line
         return super().construct_mapping(node, deep=deep)
