@@ -262,6 +262,7 @@ class PlannedEpochs:
         selection: of the batches.
         dataset: for a trainer that counts its samples.
         accumulation: the selection's.
+        epochs: of full training, as they were given; a cost makes the selection's more, or fewer.
         batches: of an epoch that uses everything.
         full_steps: steps of such an epoch where the checkpoint was written. If there were more of
             them than here, on fewer ranks, they remain the measure of the steps that a trainer has
@@ -274,10 +275,12 @@ class PlannedEpochs:
         dataset: Any,
         accumulation: int = 1,
         *,
+        epochs: float,
         batches: int,
         full_steps: int = 0,
     ):
         self.selection, self.dataset, self.accumulation = selection, dataset, accumulation
+        self._given = epochs
         self.epoch: Epoch | None = None
         """The current one, or the last one."""
         self.batch: Batch | None = None
@@ -344,11 +347,12 @@ class PlannedEpochs:
         return epoch is not None and epoch.finished and epoch.index + 1 >= selection.epochs
 
     def position(self, batch: Batch, total: int, accumulation: int) -> float:
-        """Where a schedule of ``total`` steps of ``accumulation`` batches is at a batch's progress,
-        in steps of a training that uses everything: there the step's number."""
+        """Where a schedule of ``total`` steps of ``accumulation`` batches, those of full training
+        over the epochs as given, is at a batch's progress: where everything is used, the step's
+        number."""
         epoch, _ = self.current
         share = (batch.index / accumulation) / math.ceil(len(epoch) / accumulation)
-        whole = math.ceil(len(self) / accumulation) * self.selection.epochs
+        whole = math.ceil(len(self) / accumulation) * self._given
         begin, end = (whole * epoch.progress_at(share) for share in (0, 1))
         if epoch.index + 1 >= self.selection.epochs:
             end = total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,13 +16,20 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import parse_flag_from_env
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from frugalkd.data.batches import call, checked_labels, form, inputs_of, split
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
 from frugalkd.distributed.ranks import world_here
-from frugalkd.errors import ModelError, SelectionMisuse, TargetsError, UnsupportedData, few
+from frugalkd.errors import (
+    FrugalKDWarning,
+    ModelError,
+    SelectionMisuse,
+    TargetsError,
+    UnsupportedData,
+    few,
+)
 from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line
 from frugalkd.models.origin import origin_of
@@ -86,20 +94,58 @@ def check_devices(
 
 def set_rates(scheduler: Any, at: float, factor: float) -> None:
     """Set the learning rates to those of ``scheduler`` at step ``at``, which need not be a whole
-    number, times ``factor``. A schedule that is not a function of the step is left as it is. Raises
-    SelectionMisuse where ``factor`` is to scale that one."""
+    number, times ``factor``. A schedule that is not a function of the step is stepped until it has
+    as many steps. Raises SelectionMisuse where ``factor`` is to scale that one."""
     if not isinstance(scheduler, LambdaLR):
         if factor != 1:
             raise SelectionMisuse(
                 f"this policy scales the learning rate, and {type(scheduler).__name__} has no "
                 "function of the step: choose lr_scheduler_type linear, cosine or another LambdaLR"
             )
+        done = _steps_of(scheduler)
+        with warnings.catch_warnings():  # that epochs without a step came before the first one
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step.. before .optimizer.step")
+            for _ in range(0 if done is None else math.floor(at) - done):
+                scheduler.step()
         return
     functions = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     rates = [base * function(at) * factor for base, function in functions]  # pyright: ignore
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     scheduler._last_lr = rates
+
+
+def _by_metric(scheduler: Any) -> bool:
+    """Whether a schedule goes by a metric, and not by steps."""
+    return bool(
+        {cls.__name__ for cls in type(scheduler).__mro__} & {"ReduceLROnPlateau", "GreedyLR"}
+    )
+
+
+def _steps_of(scheduler: Any) -> int | None:
+    """How many steps a schedule has made; None where it goes by a metric or that is not known."""
+    if _by_metric(scheduler) or not isinstance(scheduler, LRScheduler):
+        return None
+    first = (getattr(scheduler, "_schedulers", None) or [None])[0]  # a ChainedScheduler's
+    return getattr(scheduler, "last_epoch", getattr(first, "last_epoch", None))
+
+
+def warn_of_schedule(scheduler: Any, cost: float | None) -> None:
+    """Warn of a schedule that cannot follow the training's progress."""
+    if isinstance(scheduler, LambdaLR) or _by_metric(scheduler):
+        return
+    kind, why = type(scheduler).__name__, None
+    if _steps_of(scheduler) is None:
+        why = f"{kind} is stepped once a step of the training, and fewer steps end it too early"
+    elif cost is not None and cost > 1:
+        why = (
+            f"{kind} has no function of the step, and cannot wait where cost={cost:g} makes more "
+            "steps than it has"
+        )
+    if why is not None:
+        warnings.warn(
+            f"{why}: choose an lr_scheduler_type, or give a LambdaLR", FrugalKDWarning, stacklevel=2
+        )
 
 
 def as_dict(collate_fn: Callable[[list[Any]], Any], samples: list[Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from frugalkd.data.batches import call, inputs_of, unwrapped
@@ -137,8 +138,9 @@ class FrugalCallback(Frugal, Callback):
     Gradients are accumulated as Lightning does it.
 
     A schedule that Lightning steps with the optimiser is stepped as many times as a training on
-    everything would have stepped it at the same progress; one by epochs is not changed.
-    ``max_steps`` are those of training on everything.
+    everything would have stepped it at the same progress. One by epochs is not changed, but at a
+    cost, where it follows progress, too. ``max_epochs`` and ``max_steps`` are those of training on
+    everything, and raised once schedules are made.
 
     With several devices (``Trainer(devices=2)``, torchrun) each process reads its own rows of the
     plan, all take as many steps, and the ledger of each is that of all of them.
@@ -159,7 +161,8 @@ class FrugalCallback(Frugal, Callback):
     Raises:
         SelectionMisuse: a policy with ``when: now``; another strategy than DDP and a single device,
             manual optimisation, limits on batches, an unknown number of epochs, data loaders that
-            are reloaded, hooks that change batches.
+            are reloaded, hooks that change batches, StochasticWeightAveraging at a cost or with
+            BatchNorm.
         RankError: several processes that differ in data, settings, weights or checkpoint, or that
             have too few samples for a step; or ``store`` with several processes.
         RunFolderError: the checkpoint to resume from is of another training, or has no state of
@@ -195,24 +198,28 @@ class FrugalCallback(Frugal, Callback):
     # The run.
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Before a checkpoint is read, and before schedules are made: how many epochs and steps
-        there may be at most."""
+        """Before a checkpoint is read."""
         self._state = None
-        if stage == "fit":
-            epochs, steps = self._limits = trainer.max_epochs, trainer.max_steps
-            self._undo.append(functools.partial(set_limits, trainer, epochs, steps))
-            set_limits(
-                trainer,
-                epochs if epochs in (None, -1) else math.ceil(self.sampling.epochs_of(epochs)),
-                steps if steps == -1 else math.ceil(self.sampling.epochs_of(steps)),
-            )
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Schedules are made, for the epochs and steps as given: raise these to what there may be
+        at most."""
+        epochs, steps = self._limits = trainer.max_epochs, trainer.max_steps
+        self._undo.append(functools.partial(set_limits, trainer, epochs, steps))
+        set_limits(
+            trainer,
+            epochs if epochs in (None, -1) else math.ceil(self.sampling.epochs_of(epochs)),
+            steps if steps == -1 else math.ceil(self.sampling.epochs_of(steps)),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What a Lightning checkpoint holds: tensors and plain values."""
         if self.selection is None:
             return {}
         kept = self._kept(self.selection.state_dict(), self._loader.dataset)
-        return kept | {"steps": self._scheduled, "batches": self._length}
+        return kept | {
+            "steps": self._scheduled, "stepped": self._stepped, "batches": self._length
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the training begins."""
@@ -247,18 +254,25 @@ class FrugalCallback(Frugal, Callback):
         self._loader, self._started = loader, time.perf_counter()
         self._length = 0  # batches of Lightning's current epoch, or of its last one
         self._steps, self._over = trainer.global_step, False
+        most = trainer.max_epochs, trainer.max_steps
+        set_limits(trainer, *self._limits)
         self._total = trainer.estimated_stepping_batches  # of training on everything
+        set_limits(trainer, *most)
         self._scheduled = 0  # steps of the schedules that Lightning steps with the optimiser
         self.selection = self._select(trainer, pl_module)
         by_steps = trainer.max_steps != -1
         self._restore(state, loader.dataset, full_steps=loader.full, by_steps=by_steps)
         self.planned = PlannedEpochs(
-            self.selection, loader.dataset, batches=loader.full, full_steps=loader.full_steps
-        )
+            self.selection, loader.dataset,
+            epochs=self._given_epochs, batches=loader.full, full_steps=loader.full_steps,
+        )  # fmt: skip
+        self._check_averaging(trainer, pl_module)
+        self._take_schedules(trainer)
         loader.planned, loader.begin = self.planned, functools.partial(self._begin, trainer)
         self._wrap(trainer, pl_module)
         if state is not None:
             self._scheduled, batches = state["steps"], state["batches"]
+            self._stepped = state.get("stepped") or self._stepped
             if batches and state["selection"]["under_way"] is not None:
                 self.planned.advance()
                 epoch = self.planned.epoch
@@ -285,6 +299,7 @@ class FrugalCallback(Frugal, Callback):
         most, most_steps = self._limits
         epochs = [] if most in (None, -1) else [float(most)]
         epochs += [] if most_steps == -1 else [most_steps / max(1, steps)]
+        self._given_epochs = min(epochs)
         precision = trainer.precision_plugin
 
         def forward(batch: Any) -> Tensor:
@@ -299,7 +314,7 @@ class FrugalCallback(Frugal, Callback):
             multiprocessing_context=loader.loading.multiprocessing_context or torchs_start_method(),
         )  # fmt: skip
         selection = new_selection(
-            dataset=loader.dataset, sampling=self.sampling, epochs=min(epochs),
+            dataset=loader.dataset, sampling=self.sampling, epochs=self._given_epochs,
             batch_size=loader.batch_size, model=module, forward=forward,
             targets=self._targets(loader.dataset), seed=loader.seed, loading=loading,
             labels=labels_of(loader.dataset, OUTPUTS[self.sampling.output]),
@@ -336,12 +351,62 @@ class FrugalCallback(Frugal, Callback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Schedules are stepped for the samples that were left out."""
+        """Schedules are stepped for the samples that were left out; those that Lightning steps as
+        well, once for each step more."""
         current, accumulation = self.planned.current[1], trainer.accumulate_grad_batches
         position = self.planned.position(current, self._total, accumulation)
+        self._follow(pl_module, position, accumulation)
         for _ in range(math.floor(position) - self._scheduled):
             self._step_schedules(trainer, pl_module, "step")
             self._scheduled += 1
+
+    @property
+    def _limited(self) -> bool:
+        """Whether the rows of the training are limited: its epochs and steps are then no measure of
+        its progress."""
+        selection = self._made()
+        rows = self.policy.planned_rows(len(selection.ledger), selection.epochs)
+        return self.sampling.cost is not None or bool(rows)
+
+    def _check_averaging(self, trainer: Any, module: Any) -> None:
+        """Raises SelectionMisuse where StochasticWeightAveraging would not average, or would end
+        the training, since it counts epochs."""
+        kinds = {cls.__name__ for each in trainer.callbacks for cls in type(each).__mro__}
+        batchnorm = any(isinstance(each, _BatchNorm) for each in module.modules())
+        if "StochasticWeightAveraging" in kinds and (self._limited or batchnorm):
+            what = "a cost" if self._limited else "an epoch that it adds for BatchNorm"
+            raise SelectionMisuse(
+                f"StochasticWeightAveraging goes by the number of epochs, which {what} changes: "
+                "use Lightning's EMAWeightAveraging, or average the weights in your module"
+            )
+
+    def _take_schedules(self, trainer: Any) -> None:
+        """Have Lightning step no schedule whose steps it would count wrongly: :meth:`_follow`
+        does."""
+        self._taken: list[tuple[Any, int]] = []  # with their frequencies
+        for config in trainer.lr_scheduler_configs:
+            every = config.frequency
+            by_batches = config.interval == "step" and every != 1
+            if (self._limited or by_batches) and not config.reduce_on_plateau:
+                self._taken.append((config, every))
+                self._undo.append(functools.partial(setattr, config, "frequency", every))
+                config.frequency = sys.maxsize
+        self._stepped = [0] * len(self._taken)
+
+    def _follow(self, module: Any, position: float, accumulation: int) -> None:
+        """Step the schedules as full training would have until ``position``, in its steps."""
+        batches = len(self.planned)
+        epoch, step = divmod(position, math.ceil(batches / accumulation))
+        for place, (config, every) in enumerate(self._taken):
+            if config.interval == "step":
+                ends = range(every, batches + 1, every)
+                ends = [end for end in ends if end % accumulation == 0 or end == batches]
+                due = int(epoch) * len(ends) + sum(end <= step * accumulation for end in ends)
+            else:
+                due = math.floor(round(position * self._given_epochs / self._total, 6) / every)
+            for _ in range(due - self._stepped[place]):
+                module.lr_scheduler_step(config.scheduler, None)
+                self._stepped[place] += 1
 
     def _step_schedules(self, trainer: Any, module: Any, interval: str) -> None:
         for config in trainer.lr_scheduler_configs:

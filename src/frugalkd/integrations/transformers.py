@@ -60,6 +60,7 @@ from frugalkd.integrations._hugging_face import (
     logits_of,
     set_rates,
     teacher_from,
+    warn_of_schedule,
     without,
 )
 from frugalkd.language.corpus import Corpus, tokenize_corpus
@@ -107,8 +108,9 @@ class FrugalMixin(Frugal, _Trainer):
 
     Without an ``objective`` and a ``teacher`` the loss is that of the trainer's own
     ``compute_loss``; if it returns one loss a row, rows can be weighted. Otherwise the loss is the
-    objective of the model's logits. The learning rate follows progress where its schedule is a
-    function of the step: with fewer steps it decays just as fully; warm-up is in steps.
+    objective of the model's logits. The schedule is made for the steps of full training, and the
+    learning rate follows progress: with fewer steps it decays just as fully, and the warm-up takes
+    the same part of them.
 
     ``resume_from_checkpoint`` resumes from each checkpoint; at the end the ledger is in
     ``output_dir/ledger.safetensors``, and ``train()`` adds the meters to its metrics.
@@ -130,7 +132,8 @@ class FrugalMixin(Frugal, _Trainer):
             sample; None: the teacher runs each time.
         cost: what the training may cost, as a fraction of full training over ``num_train_epochs``
             (or ``max_steps``), as for :func:`frugalkd.distill`: there are then up to four times as
-            many epochs as it pays for, and the schedule decays with what is spent.
+            many epochs as it pays for, and the schedule decays with what is spent. Fractions of
+            steps, such as ``eval_steps=0.1``, are of full training.
         sampling: which samples are used and what they weigh; default: mode *regulated*.
         objective: as for :func:`frugalkd.distill`; labels are smoothed in it, if at all.
         imports: import paths that a ``teacher`` of ``frugalkd teach`` may name, as of
@@ -212,7 +215,8 @@ class FrugalMixin(Frugal, _Trainer):
         self.criterion = self._criterion()
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
-        self._limits: tuple[float, int] | None = None  # epochs and steps as given, in a training
+        self._steps = 0, 0  # of full training as given, and at most
+        self.callback_handler.callbacks.insert(0, _Limits(self))  # before those that read them
         self.add_callback(_Progress(self))
 
     @property
@@ -373,10 +377,26 @@ class FrugalMixin(Frugal, _Trainer):
         by_steps = self.args.max_steps > 0
         self._restore(kept, self.train_dataset, full_steps=full_steps, by_steps=by_steps)
         self.planned = PlannedEpochs(
-            selection, self.train_dataset, accumulation,
+            selection, self.train_dataset, accumulation, epochs=self._given_epochs,
             batches=batches, full_steps=0 if kept is None else kept["full_steps"],
         )  # fmt: skip
         return self.planned
+
+    def set_initial_training_values(
+        self, args: Any, dataloader: Any, *more: Any
+    ) -> tuple[Any, ...]:
+        """The trainer's own, with the epochs that a plan may take at a cost. Its last number stays
+        the steps as given, of which it makes the schedule."""
+        given: Any = super().set_initial_training_values(args, dataloader, *more)
+        epochs, steps = args.num_train_epochs, args.max_steps
+        args.num_train_epochs = self.sampling.epochs_of(epochs)
+        args.max_steps = math.ceil(self.sampling.epochs_of(steps)) if steps > 0 else steps
+        try:
+            found: Any = super().set_initial_training_values(args, dataloader, *more)
+        finally:
+            args.num_train_epochs, args.max_steps = epochs, steps
+        self._steps = given[-1], found[-1]
+        return *found[:-1], given[-1]
 
     def _targets(
         self, dataset: Any, forward: Callable[[Any], Tensor] | None = None
@@ -417,12 +437,13 @@ class FrugalMixin(Frugal, _Trainer):
                     "there is no teacher to stand in: rename the column that holds it to 'label', "
                     "or name it in label_names"
                 )
-        epochs, steps = self._limits or (args.num_train_epochs, args.max_steps)
+        epochs, steps = args.num_train_epochs, args.max_steps
         if steps > 0:  # of training on all samples that have a weight
             weights = weights_of(self.sampling, dataset)
             used = len(dataset) if weights is None else int(np.count_nonzero(weights))
             batches = self._full_epoch(used, self._train_batch_size)
             epochs = steps / max(1, -(-batches // args.gradient_accumulation_steps))
+        self._given_epochs = float(epochs)
         start = getattr(args, "dataloader_multiprocessing_context", None)
         loading = DataLoading(
             collate_fn=collate_fn, labels=self._read_labels,
@@ -469,8 +490,8 @@ class FrugalMixin(Frugal, _Trainer):
         first = next(epoch_iterator, None)
         if first is None:
             return [], None
-        planned, total = self.planned, self.state.max_steps
-        at = planned.position(first, total, planned.accumulation)
+        planned = self.planned
+        at = planned.position(first, self._steps[0], planned.accumulation)
         set_rates(self.lr_scheduler, at, planned.current[0].lr_factor)
         rows = (first.step_tokens or first.step_rows) * (
             self.args.world_size if self._over_devices else 1
@@ -562,12 +583,8 @@ class FrugalMixin(Frugal, _Trainer):
                 "another checkpoint"
             )
         self._state = load_tree(state) if folder else None
-        args_, skipping = self.args, self.args.ignore_data_skip
-        args_.ignore_data_skip = True
-        self._limits = args_.num_train_epochs, args_.max_steps
-        args_.num_train_epochs = self.sampling.epochs_of(args_.num_train_epochs)
-        if args_.max_steps > 0:
-            args_.max_steps = math.ceil(self.sampling.epochs_of(args_.max_steps))
+        args_ = self.args
+        self._ignore_data_skip, args_.ignore_data_skip = args_.ignore_data_skip, True
         self._started = time.perf_counter()
         _LOGGER.addFilter(_no_empty_epoch)
         try:
@@ -592,10 +609,17 @@ class FrugalMixin(Frugal, _Trainer):
             return output
         finally:
             _LOGGER.removeFilter(_no_empty_epoch)
-            args_.ignore_data_skip = skipping
-            args_.num_train_epochs, args_.max_steps = self._limits
-            self._state = self._limits = None
+            args_.ignore_data_skip = self._ignore_data_skip
+            self._state = None
             self._close_data()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The trainer's own, with the arguments as they were given."""
+        self.args.ignore_data_skip = self._ignore_data_skip
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.ignore_data_skip = True
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, on its own clock."""
@@ -650,6 +674,23 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
 def _no_empty_epoch(record: logging.LogRecord) -> bool:
     """Leaves out the trainer's warning of an epoch without batches: there the plan ends."""
     return "single sample in your epoch_iterator" not in record.getMessage()
+
+
+class _Limits(transformers.TrainerCallback):
+    """Sets the steps at which the trainer ends at the latest, once the schedule is made of those as
+    given, and at each step the epoch."""
+
+    def __init__(self, trainer: FrugalMixin):
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Fractions, such as ``eval_steps=0.1``, are of the steps as given, or of fewer."""
+        given, state.max_steps = self._trainer._steps
+        state.compute_steps(args, min(given, state.max_steps))
+        warn_of_schedule(self._trainer.lr_scheduler, self._trainer.sampling.cost)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.epoch = self._trainer.planned.epochs_done
 
 
 class _Progress(transformers.TrainerCallback):

@@ -1,0 +1,166 @@
+"""Schedules and limits of transformers' trainers for a training that costs a fraction."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from frugalkd import Sampling, SelfRegulation
+from frugalkd.errors import FrugalKDWarning
+
+transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
+datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
+
+from frugalkd.integrations.transformers import FrugalTrainer  # noqa: E402
+
+ROWS, BATCH, EPOCHS = 20, 2, 4
+FULL = EPOCHS * ROWS // BATCH
+"""Steps of full training."""
+NONE_IS_LEARNED = SelfRegulation(confidence=0.9)
+"""A gate that no sample passes: a cost is then a shorter training on everything."""
+RATE = 1e-3
+
+
+def rows(n=ROWS):
+    draws = np.random.default_rng(0)
+    ids = [draws.integers(1, 50, draws.integers(4, 10)).tolist() for _ in range(n)]
+    return datasets.Dataset.from_list([{"input_ids": i, "label": i[0] % 3} for i in ids])
+
+
+def collate(samples):
+    ids = [torch.tensor(sample["input_ids"]) for sample in samples]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    labels = torch.tensor([sample["label"] for sample in samples])
+    return {"input_ids": padded, "attention_mask": (padded > 0).long(), "labels": labels}
+
+
+def bert(seed=0):
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=16, num_labels=3, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config)
+
+
+def made(folder, schedule=None, cost=None, kind=FrugalTrainer, sampling=None, **settings):
+    """A trainer at a cost; ``schedule`` makes one of one's own from the optimiser."""
+    model = bert()
+    given = {
+        "num_train_epochs": EPOCHS, "per_device_train_batch_size": BATCH, "learning_rate": RATE,
+        "logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True,
+        "use_cpu": True,
+    } | settings  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), RATE)
+    own = {"optimizers": (optimizer, schedule(optimizer))} if schedule else {}
+    return kind(
+        model, transformers.TrainingArguments(str(folder), **given), train_dataset=rows(),
+        eval_dataset=rows(4), data_collator=collate, cost=cost,
+        sampling=sampling or Sampling(regulation=NONE_IS_LEARNED), **own,
+    )  # fmt: skip
+
+
+def rates(trainer):
+    """Of each step, as fractions of the peak."""
+    logs = trainer.state.log_history
+    return [log["learning_rate"] / RATE for log in logs if "loss" in log]
+
+
+def linear(optimizer, warmup=0):
+    return transformers.get_linear_schedule_with_warmup(optimizer, warmup, FULL)
+
+
+def cosine(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FULL)
+
+
+@pytest.mark.parametrize("mode", ["regulated", "vanilla"])
+@pytest.mark.parametrize("schedule", [linear, cosine, None])
+def test_a_schedule_of_the_given_steps_decays_at_a_cost(schedule, mode, tmp_path):
+    """One of the trainer's own, too; a step is one of full training, or nearly two of it."""
+    sampling = Sampling(mode="vanilla") if mode == "vanilla" else None
+    trainer = made(tmp_path, schedule, 0.5, sampling=sampling)
+    trainer.train()
+    found = rates(trainer)
+    assert len(found) in (FULL // 2, FULL // 2 + 1)
+    at = np.linspace(0, 1 - 1 / len(found), len(found))
+    expected = (1 + np.cos(math.pi * at)) / 2 if schedule is cosine else 1 - at
+    assert found == pytest.approx(expected.tolist(), abs=0.08)
+    assert found[-1] < 0.08
+
+
+@pytest.mark.parametrize("cost", [None, 0.5])
+def test_a_warm_up_takes_the_same_part_at_a_cost(cost, tmp_path):
+    trainer = made(tmp_path, cost=cost, warmup_steps=FULL * 3 // 10)
+    trainer.train()
+    found = rates(trainer)
+    assert len(found) <= FULL * (cost or 1) + 1
+    assert np.argmax(found) == len(found) * 3 // 10
+
+
+def test_a_created_schedule_has_the_given_steps(tmp_path):
+    class Mine(FrugalTrainer):
+        def create_scheduler(self, num_training_steps, optimizer=None):
+            assert num_training_steps == FULL
+            return super().create_scheduler(num_training_steps, optimizer)
+
+    trainer = made(
+        tmp_path, kind=Mine, cost=0.5, lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": FULL // 2},
+    )  # fmt: skip
+    trainer.train()
+    found = np.array(rates(trainer))
+    assert (found[: FULL // 4] == 1).all()
+    assert found[-1] < 0.1
+
+
+def test_a_cost_below_a_quarter_and_above_one_follow_too(tmp_path):
+    for cost, last in ((0.2, 0.25), (1.5, 0.05)):
+        trainer = made(tmp_path, linear, cost)
+        trainer.train()
+        assert FULL * cost <= len(rates(trainer)) <= FULL * cost + 2
+        assert rates(trainer)[-1] <= last
+        assert np.diff(rates(trainer)).max() < 0
+
+
+def test_fractions_of_steps_are_of_the_given_ones(tmp_path):
+    evaluated = {}
+    for cost, mode in ((None, "regulated"), (0.5, "regulated"), (0.5, "vanilla")):
+        gate = None if mode == "vanilla" else NONE_IS_LEARNED
+        trainer = made(
+            tmp_path, cost=cost, sampling=Sampling(mode=mode, regulation=gate), logging_steps=0.1,
+            eval_strategy="steps", eval_steps=0.1,
+        )  # fmt: skip
+        trainer.train()
+        history = trainer.state.log_history
+        logged = {log["step"] for log in history if "loss" in log}
+        evaluated[cost, mode] = sorted({log["step"] for log in history if "eval_loss" in log})
+        assert logged == {
+            step for step in evaluated[cost, mode] if step % min(evaluated[cost, mode]) == 0
+        }
+        assert trainer.state.max_steps >= trainer.state.global_step
+    assert evaluated[None, "regulated"] == [*range(4, 41, 4)]
+    assert evaluated[0.5, "regulated"][:5] == [*range(4, 21, 4)]
+    assert evaluated[0.5, "vanilla"] == [*range(2, 21, 2)]
+
+
+@pytest.mark.parametrize("limit", ["num_train_epochs", "max_steps"])
+def test_saved_arguments_have_the_given_limits(limit, tmp_path):
+    given = {limit: EPOCHS if limit == "num_train_epochs" else FULL}
+    trainer = made(tmp_path, cost=0.5, save_strategy="steps", save_steps=9, **given)
+    trainer.train()
+    for folder in ("checkpoint-9", "checkpoint-18"):
+        saved = torch.load(tmp_path / folder / "training_args.bin", weights_only=False)
+        assert getattr(saved, limit) == given[limit]
+        assert not saved.ignore_data_skip
+
+
+def test_a_schedule_that_cannot_be_set_back_warns(tmp_path):
+    trainer = made(tmp_path, cosine, 1.5)
+    with pytest.warns(FrugalKDWarning, match="CosineAnnealingLR has no function of the step"):
+        trainer.train()
