@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from frugalkd.errors import ModelError, TargetsError, UnsupportedData
+from frugalkd import LiveTeacher
+from frugalkd.errors import ModelError, SelectionMisuse, TargetsError, UnsupportedData
 from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model
 from toys import tokenizer_of
@@ -18,6 +19,7 @@ transformers: Any = pytest.importorskip("transformers", reason="needs the extra 
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
 
 from frugalkd.integrations._hugging_face import forward_of, lengths_in, teacher_from  # noqa: E402
+from frugalkd.integrations.transformers import FrugalTrainer  # noqa: E402
 
 
 def bert(seed=0):
@@ -117,3 +119,93 @@ def test_lengths_are_of_tokens_or_else_of_texts():
     for data in (both.select_columns("label"), [(1, 2)]):
         with pytest.raises(UnsupportedData, match="group_by_length needs lengths, and rows are"):
             lengths_in(data, "length")
+
+
+PAIRS = [
+    {"input_ids": [3 + i % 5, 2, 3], "token_type_ids": [0, 1, 1], "label": i % 3} for i in range(6)
+]
+
+
+def collated(samples):
+    names = {name: "labels" if name == "label" else name for name in samples[0]}
+    return {new: torch.tensor([each[old] for each in samples]) for old, new in names.items()}
+
+
+def big(seed=0):
+    """A BERT whose token types matter."""
+    model = bert(seed).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(15)
+    return model
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids, **more):
+        return self.inner(input_ids, **more)
+
+
+def with_adapters(model):
+    peft: Any = pytest.importorskip("peft", reason="needs the extra peft")
+    return peft.get_peft_model(
+        model, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"])
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("wrap", [Wrapped, with_adapters])
+def test_a_forward_that_takes_any_keyword_gets_all(wrap):
+    model, batch = wrap(big()).eval(), collated(PAIRS)
+    right = model(**{name: batch[name] for name in batch if name != "labels"}).logits
+    assert torch.equal(forward_of(model, "labels")(batch), right)
+    alone = model(input_ids=batch["input_ids"]).logits
+    assert not torch.allclose(right, alone, atol=0.1), "token types matter"
+
+
+def distil():
+    torch.manual_seed(0)
+    config = transformers.DistilBertConfig(
+        vocab_size=20, dim=8, n_layers=1, n_heads=2, hidden_dim=8, max_position_embeddings=8,
+        num_labels=3,
+    )  # fmt: skip
+    return transformers.DistilBertForSequenceClassification(config)
+
+
+class Any_(Wrapped):
+    """A student whose forward takes any keyword, and none of these is known to its trainer."""
+
+    def forward(self, input_ids, labels=None, **more):
+        assert set(more) <= {"num_items_in_batch"}  # the trainer's, in its evaluation
+        return self.inner(input_ids, labels=labels)
+
+
+@pytest.mark.parametrize("student", [distil, lambda: Any_(distil())])
+@pytest.mark.parametrize("rows", [PAIRS, datasets.Dataset.from_list(PAIRS)])
+def test_a_teacher_gets_inputs_that_the_student_has_not(rows, student, tmp_path):
+    given, taught = big(), []
+    given.register_forward_pre_hook(
+        lambda _, args, inputs: taught.append(inputs["token_type_ids"].sum()), with_kwargs=True
+    )
+    model, learned = student(), set()
+    model.register_forward_pre_hook(
+        lambda _, args, inputs: learned.update(inputs), with_kwargs=True
+    )
+    arguments: Any = {"num_train_epochs": 2, "save_strategy": "no", "report_to": []}
+    arguments |= {"disable_tqdm": True, "use_cpu": True, "eval_strategy": "epoch"}
+    trainer = FrugalTrainer(
+        model, transformers.TrainingArguments(str(tmp_path), **arguments), train_dataset=rows,
+        eval_dataset=rows, data_collator=collated, teacher=given,
+    )  # fmt: skip
+    trainer.train()
+    assert sum(taught) > 2 * len(PAIRS)
+    assert learned - {"labels", "num_items_in_batch"} == {"input_ids"}
+    model, columns = student(), "does not take token_type_ids, which the teacher reads"
+    trainer = FrugalTrainer(
+        model, trainer.args, train_dataset=rows, eval_dataset=rows, data_collator=collated,
+        teacher=LiveTeacher(given),
+    )  # fmt: skip
+    with pytest.raises(SelectionMisuse, match=columns):
+        trainer.train()

@@ -192,6 +192,16 @@ def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
     return None
 
 
+def columns_of(data: Any) -> list[str]:
+    """The columns of a data set, or the keys of its first row."""
+    names = getattr(data, "column_names", None)
+    if isinstance(names, list) or not len(data):
+        return names or []
+    with streams_restored():
+        first = data[0]
+    return list(first) if isinstance(first, Mapping) else []
+
+
 def lengths_in(data: Any, column: str) -> NDArray[Any]:
     """A data set's ``column`` of lengths, or else how many tokens its rows have or, before these
     are made, how many characters their texts. Raises UnsupportedData."""
@@ -308,14 +318,30 @@ def _check_normalisation(theirs: _Normalisation | None, processing: Any) -> None
     )
 
 
-def forward_of(model: nn.Module, label: str) -> Callable[[Any], Tensor]:
-    """A model's logits for a batch, of those inputs that its forward names."""
-    parameters = inspect.signature(model.forward).parameters.values()
+def inputs_named(model: nn.Module) -> set[str] | None:
+    """The inputs that a model's forward names, of PEFT that of the model within; None where it
+    takes any. Further keywords of transformers' own models are options, and not inputs."""
+    base = getattr(model, "get_base_model", None)
+    forward = (base() if callable(base) else model).forward
+    parameters = inspect.signature(forward).parameters.values()
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    home = getattr(inspect.unwrap(forward), "__module__", None) or ""
+    if not names or (takes_any and home.split(".")[0] != "transformers"):
+        return None
+    return names
+
+
+def forward_of(
+    model: nn.Module, label: str, without_inputs: Collection[str] = ()
+) -> Callable[[Any], Tensor]:
+    """A model's logits for a batch, of those inputs that its forward takes, ``without_inputs``."""
+    names = inputs_named(model)
 
     def forward(data: Any) -> Tensor:
         inputs = without(data, label)
-        known = {k: v for k, v in inputs.items() if not names or k in names}
+        inputs = {name: inputs[name] for name in inputs if name not in without_inputs}
+        known = {k: v for k, v in inputs.items() if names is None or k in names}
         if not known and len(inputs) == 1:  # a model of one tensor, whatever it calls it
             (known,) = inputs.values()
         return call(model, known)

@@ -53,7 +53,9 @@ from frugalkd.integrations._frugal import (
 from frugalkd.integrations._hugging_face import (
     as_dict,
     check_devices,
+    columns_of,
     forward_of,
+    inputs_named,
     labels_in,
     labels_of,
     lengths_in,
@@ -127,7 +129,8 @@ class FrugalMixin(Frugal, _Trainer):
 
     Args:
         teacher: a model, a folder or hub name of a classifier, a folder that ``frugalkd teach``
-            made, or targets; None: no distillation.
+            made, or targets; None: no distillation. A model also gets the columns that its forward
+            names and the student's does not.
         store: a folder that keeps the teacher's outputs at their first use, of one view of each
             sample; None: the teacher runs each time.
         cost: what the training may cost, as a fraction of full training over ``num_train_epochs``
@@ -213,6 +216,7 @@ class FrugalMixin(Frugal, _Trainer):
             self._take_token_teacher(known, tokenizer, corpus)
         self._check_loss(objective)
         self.criterion = self._criterion()
+        self._teacher_columns: frozenset[str] = frozenset()  # columns that the teacher alone reads
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
         self._steps = 0, 0  # of full training as given, and at most
@@ -299,14 +303,37 @@ class FrugalMixin(Frugal, _Trainer):
         """How to get a model's outputs for a batch, as the teacher's and in screening."""
         if isinstance(self.criterion, TokenCriterion):
             return partial(self.criterion.outcomes, partial(self._outputs, model))
-        return forward_of(model, self._label)
+        return forward_of(
+            model, self._label, () if model is self.teacher else self._teacher_columns
+        )
 
     def _outputs(self, model: nn.Module, inputs: Any) -> Tensor:
         """The outputs of the model that is trained, for a batch."""
         return call(model, without(inputs, self._label))
 
     def _collator(self) -> Callable[[list[Any]], Any]:
-        return self._get_collator_with_removed_columns(self.data_collator, "training")
+        """The trainer's own, which removes the columns that the student's forward does not name,
+        but those of a teacher's: these are removed from the student's inputs."""
+        collator = self._get_collator_with_removed_columns(self.data_collator, "training")
+        if not isinstance(collator, transformers.trainer_utils.RemoveColumnsCollator):
+            return collator
+        if isinstance(self.teacher, nn.Module):
+            self._teacher_columns = self._lost(self.teacher, collator.signature_columns)
+        given = self.teacher.live_teachers if isinstance(self.teacher, Targets) else {}
+        for each in given.values():
+            lost = self._lost(each.teacher, collator.signature_columns)
+            if lost and not each.own_forward:
+                raise SelectionMisuse(
+                    f"the student does not take {few(sorted(lost))}, which the teacher reads and "
+                    "remove_unused_columns removes: pass the model as teacher=, or set it to False"
+                )
+        collator.signature_columns = [*collator.signature_columns, *sorted(self._teacher_columns)]
+        return collator
+
+    def _lost(self, teacher: nn.Module, kept: Collection[str]) -> frozenset[str]:
+        """The columns that the teacher's forward names and that are not kept."""
+        lost = (inputs_named(teacher) or set()) - set(kept)
+        return frozenset(lost.intersection(columns_of(self.train_dataset))) if lost else frozenset()
 
     def _check_arguments(self) -> None:
         model: Any = self.model
@@ -497,7 +524,7 @@ class FrugalMixin(Frugal, _Trainer):
             self.args.world_size if self._over_devices else 1
         )
         rows = torch.tensor(float(rows), device=device)
-        return StepBatches(first, epoch_iterator, num_batches), rows
+        return StepBatches(first, epoch_iterator, num_batches, self._teacher_columns), rows
 
     @property
     def _over_devices(self) -> bool:
@@ -753,17 +780,23 @@ class _Progress(transformers.TrainerCallback):
 
 
 class StepBatches:
-    """The inputs of one optimiser step's batches, read one by one; where the epoch ends before, the
-    rest of ``size`` are empty, for a trainer that steps after so many."""
+    """The inputs of one optimiser step's batches, ``without`` some of them, read one by one; where
+    the epoch ends before, the rest of ``size`` are empty, for a trainer that steps after so
+    many."""
 
-    def __init__(self, first: Batch, rest: Iterator[Batch], size: int):
-        self._first, self._rest, self._size = first, rest, size
+    def __init__(
+        self, first: Batch, rest: Iterator[Batch], size: int, without: Collection[str] = ()
+    ):
+        self._first, self._rest, self._size, self._without = first, rest, size, without
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        yield dict(self._first.data)
+        yield self._inputs(self._first)
         for _ in range(self._size - 1):
             batch = next(self._rest, None)
-            yield {} if batch is None else dict(batch.data)
+            yield {} if batch is None else self._inputs(batch)
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        return {name: batch.data[name] for name in batch.data if name not in self._without}
