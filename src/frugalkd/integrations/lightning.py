@@ -276,7 +276,7 @@ class FrugalCallback(Frugal, Callback):
             if batches and state["selection"]["under_way"] is not None:
                 self.planned.advance()
                 epoch = self.planned.epoch
-                assert epoch is not None, "it advanced"
+                assert epoch is not None, "advance() sets the epoch"
                 done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
                 batches = done + len(epoch) - epoch.resumed
             if batches:

@@ -92,7 +92,7 @@ class FrugalSentenceTransformerTrainer(FrugalMixin, SentenceTransformerTrainer):
 
     def _criterion(self) -> Criterion:
         projection = getattr(self.loss, "projection", None)
-        assert self.objective is not None, "the loss's"
+        assert self.objective is not None, "_take_teacher sets it"
         return Criterion(self.objective, projection=projection)
 
     def _check_arguments(self) -> None:

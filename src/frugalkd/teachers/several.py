@@ -236,7 +236,7 @@ class SeveralTeachers(Targets):
                 )
             return super().truth(labels)
         for each in self._each:
-            assert isinstance(each, StoredTargets), "what else is known"
+            assert isinstance(each, StoredTargets), "other targets do not know the truth"
             logits.append(torch.from_numpy(each.all_logits()))
         softmax = self.temperature is not None or self.combine == "random"
         together = self.together(logits, labels, 1.0 if softmax else None)

@@ -198,7 +198,7 @@ def open_targets(
     :meth:`StoredTargets.fill` does, which calls ``on_durable``.
     """
     live, spec, ranks = source.live, source.targets, Ranks.here()
-    assert live is not None, "loaded"
+    assert live is not None, "callers pass sources whose teacher is loaded"
     if isinstance(live, LiveTokens):
 
         def place() -> Path | None:
@@ -222,7 +222,7 @@ def open_targets(
                 "one rank and the next one on another: set targets.fill to ahead"
             )
         where = folder or visited
-        assert where is not None, "only a run visits samples"
+        assert where is not None, "only a run fills at first visits, and it passes visited"
         return FirstVisitTargets(live, data, where, views=views, encoding=encoding)
     if folder is None:
         name = _store_name(live.describe(data), views, encoding)
@@ -529,9 +529,7 @@ def _describe(source: TeacherSource, queries: int) -> dict[str, Any]:
     opened = source.opened
     if isinstance(opened, ModelTeacher | LiveTokens):
         return {"kind": source.targets.kind, "views": None, "filled_here": False}
-    assert isinstance(opened, StoredTargets | FirstVisitTargets | StoredTokens), (
-        "what else there is"
-    )
+    assert isinstance(opened, StoredTargets | FirstVisitTargets | StoredTokens), "not live"
     note = {"kind": "stored", "views": opened.views, "filled_here": queries > 0}
     if opened.store is not None:
         fill = None if source.live is None else source.targets.fill
@@ -543,7 +541,7 @@ def _describe(source: TeacherSource, queries: int) -> dict[str, Any]:
 
 def _describe_store(targets: StoredTargets | FirstVisitTargets | StoredTokens) -> dict[str, Any]:
     store = targets.store
-    assert store is not None, "made"
+    assert store is not None, "callers check that there is one"
     stores = [store, *getattr(targets, "features", {}).values()]
     return {
         "encoding": store.header.encoding.settings,
