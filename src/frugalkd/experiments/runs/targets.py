@@ -227,25 +227,32 @@ def open_targets(
     if folder is None:
         name = _store_name(live.describe(data), views, encoding)
         folder = place_for(name, places, lambda at: _serves(at, ids, views, spec.features))
-
-    parts = live, data
-    if views == 1 and not spec.features and _lacks(folder, ids, views):
-        parts = _by_head(live, source.folder, data, progress=progress)
     report = Eta(progress).rows("storing soft targets")
-    return StoredTargets.fill(
-        *parts, folder, views=views, encoding=encoding, features=spec.features, ids=ids,
-        device=resolve_device(recipe.device),
+    return _fill(
+        live, source.folder, data, folder, views=views, encoding=encoding, features=spec.features,
+        ids=ids, device=resolve_device(recipe.device), progress=progress,
         options=FillOptions(ranks, on_progress=report, on_durable=on_durable),
     )  # fmt: skip
+
+
+def _fill(
+    live: ModelTeacher, trained: Path | None, data: Dataset, where: Path | None, *,
+    views: int = 1, features: Sequence[str] = (), ids: Ids | None = None,
+    should_stop: Stop | None = None, progress: Progress | None = None, **how: Any,
+) -> StoredTargets:  # fmt: skip
+    """:meth:`StoredTargets.fill` with ``how``, by the teacher's head alone where rows are missing
+    and :func:`_by_head` can."""
+    if views == 1 and not features and not _serves(where, ids, views):
+        live, data = _by_head(live, trained, data, should_stop, progress)
+    return StoredTargets.fill(live, data, where, views=views, features=features, ids=ids, **how)
 
 
 def _by_head(
     live: ModelTeacher,
     trained: Path | None,
     data: Dataset,
-    *,
-    should_stop: Stop | None = None,
-    progress: Progress | None = None,
+    should_stop: Stop | None,
+    progress: Progress | None,
 ) -> tuple[ModelTeacher, Dataset]:
     """``live`` and ``data``; or, where the run in the folder ``trained`` left all but the teacher's
     head as it was, that head and the features of ``data``, which other runs share. A store of one
@@ -281,13 +288,9 @@ def held_out_logits(
     encoding = Dense("float32")
     name = _store_name(live.describe(data), 1, encoding)
     where = place_for(name, places, lambda at: _serves(at, None, 1))
-
-    parts = live, data
-    if _lacks(where, None, 1):
-        parts = _by_head(live, trained, data, should_stop=should_stop)
-    return StoredTargets.fill(
-        *parts, where, encoding=encoding, device=device_of(live.teacher),
-        options=FillOptions(Ranks.here(), on_progress=check_stop),
+    return _fill(
+        live, trained, data, where, encoding=encoding, device=device_of(live.teacher),
+        options=FillOptions(Ranks.here(), on_progress=check_stop), should_stop=should_stop,
     ).all_logits()  # fmt: skip
 
 
@@ -298,8 +301,10 @@ def _store_name(about: Mapping[str, str], views: int, encoding: Format) -> str:
     return f"targets-{digest_of(decides)[:16]}"
 
 
-def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = ()) -> bool:
+def _serves(where: Path | None, ids: Ids | None, views: int, features: Sequence[str] = ()) -> bool:
     """Whether there is a store at ``where`` that has all of these rows."""
+    if where is None:
+        return False
     try:
         targets = StoredTargets(where)
         paths = targets.feature_shapes(features, None) if features else {}
@@ -309,11 +314,6 @@ def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = 
     ids = np.arange(targets.store.header.samples) if ids is None else ids
     rows = [(ids, np.full(len(ids), view)) for view in range(views)]
     return all(store.present(*each).all() for store in stores for each in rows)
-
-
-def _lacks(where: Path | None, *needed: Any) -> bool:
-    """Whether there is no store at ``where`` that :func:`_serves`."""
-    return where is None or not _serves(where, *needed)
 
 
 def _loaded(
@@ -645,12 +645,9 @@ def store(
         if isinstance(live, LiveTokens):
             stored = store_tokens(recipe, live, named(out), filling)
             return _filled(stored, started)
-        parts = live, run_data.train
-        if spec.views == 1 and not spec.features and _lacks(named(out), ids, 1):
-            parts = _by_head(live, teacher, run_data.train)
-        targets = StoredTargets.fill(
-            *parts, out, views=spec.views, encoding=encoding_of(recipe),
-            features=spec.features, ids=ids, device=resolve_device(recipe.device),
+        targets = _fill(
+            live, teacher, run_data.train, named(out), views=spec.views, features=spec.features,
+            encoding=encoding_of(recipe), ids=ids, device=resolve_device(recipe.device),
             options=filling,
         )  # fmt: skip
         return _filled(targets, started)
