@@ -35,7 +35,7 @@ from frugalkd.runtime.devices import autocast, check_device
 from frugalkd.runtime.failures import blame, memory_for
 from frugalkd.runtime.settings import check_integer, check_types
 from frugalkd.teachers.encodings import Format
-from frugalkd.teachers.filling import FillOptions, shards_of
+from frugalkd.teachers.filling import ADVICE, FillOptions, shards_of
 from frugalkd.teachers.sparse import Sparse
 from frugalkd.teachers.store import FILE, Header, Store, create_store, shard_of
 from frugalkd.teachers.targets import Targets
@@ -200,13 +200,12 @@ class StoredTokens(_Tokens):
     def __init__(self, folder: StrPath, corpus: Corpus):
         super().__init__(corpus)
         self.store = Store(named(folder), kind=TokenHeader)
-        header = self.store.header
-        self.about = dict(header.about)
-        # Draws of rows are of a visit, whatever draw of the teacher's distributions it gets.
-        self.views = header.views if corpus.draw[0] == 1 else None
-        self.temperature = header.encoding.temperature
-        self.knows_top, self.keeps = header.encoding.knows_top, header.encoding.keeps
-        self._encoding = _of_tokens(header.encoding)
+        self._adopt(self.store.header)
+        if (
+            corpus.draw[0] != 1
+        ):  # draws of rows are of a visit, whatever draw of the teacher it gets
+            self.views = None
+        self._encoding = _of_tokens(self.store.header.encoding)
         if differences(self.about, {TOKENS: corpus.digest()}, str(folder)):
             raise TargetsError(
                 f"{folder} belongs to another corpus than {corpus.folder}, whose {TOKENS} differ "
@@ -319,10 +318,9 @@ def _fill(
         if any(not store.present(own, np.full(len(own), view)).all() for view in draws):
             batches.append(ids)
     done, total = 0, sum(int(corpus.row_counts(ids).sum()) for ids in batches)
-    advice = "lower batch_size, or run the teacher on another device (device: cpu)"
     for ids in batches:
         rows = corpus.rows_of(ids)
-        with memory_for(f"running the teacher on batches of {batch_size} blocks", advice):
+        with memory_for(f"running the teacher on batches of {batch_size} blocks", ADVICE):
             data = send_to_device(corpus.batch(ids, np.zeros_like(ids)), device)
             labels, targets = live.model.labels(data), live.fetch(ids, np.zeros_like(ids), data)
             for first in range(0, len(rows), chunk):

@@ -34,6 +34,9 @@ from frugalkd.teachers.store import FILE, Header, Store, create_store, read_head
 FEATURES = "features"
 """The folder of features within a store's."""
 
+ADVICE = "lower batch_size, or run the teacher on another device (device: cpu)"
+"""Where a teacher's forward pass runs out of memory."""
+
 
 def feature_folder(store: Path, path: str) -> Path:
     """Where ``store`` keeps the features of the module ``path``."""
@@ -276,10 +279,9 @@ class Filler:
                 requests.append((block, np.full(len(block), view)))
         done, total = 0, sum(len(block) for block, _ in requests)
         queries = self.live.queries
-        advice = "lower batch_size, or run the teacher on another device (device: cpu)"
         with (
             open_source(self._dataset, collate_fn=collate_fn) as source,
-            memory_for(f"running the teacher on batches of {batch_size}", advice),
+            memory_for(f"running the teacher on batches of {batch_size}", ADVICE),
         ):
             for (block, views), data in zip(requests, source.batches(requests), strict=True):
                 self.add(block, views, send_to_device(data, device))

@@ -34,21 +34,14 @@ from frugalkd.teachers.filling import (
     shards_of,
 )
 from frugalkd.teachers.live import LiveTeacher, ModelTeacher, describe
-from frugalkd.teachers.store import FILE, Header, Store
+from frugalkd.teachers.store import FILE, Store
 from frugalkd.teachers.targets import Targets
 
 _CHUNK = 4096
 
 
 class _Kept(Targets):
-    """Soft targets of a store with a ``header``."""
-
-    def __init__(self, header: Header):
-        self.about = dict(header.about)
-        self.views = header.views
-        self.temperature = header.encoding.temperature
-        self.knows_top = header.encoding.knows_top
-        self.keeps = header.encoding.keeps
+    """Soft targets of a store."""
 
     def check(self, dataset: Dataset) -> None:
         others = differences(self.about, describe(None, dataset), "the stored soft targets")
@@ -79,7 +72,7 @@ class StoredTargets(_Kept):
         folder = named(folder)
         self.store = Store(folder)
         header = self.store.header
-        super().__init__(header)
+        self._adopt(header)
         self.class_names = names_from(self.about.get("classes", ""))
         self._order: NDArray[np.int64] | None = None
         self.row_bytes = 4 * header.classes
@@ -244,7 +237,7 @@ class FirstVisitTargets(_Kept):
     ):
         self._live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
         self._filler = Filler(self._live, dataset, named(folder), views, encoding)
-        super().__init__(self._filler.header)
+        self._adopt(self._filler.header)
 
     @property
     def queries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

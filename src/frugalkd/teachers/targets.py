@@ -19,6 +19,7 @@ from frugalkd.teachers.encodings import Fidelity
 
 if TYPE_CHECKING:
     from frugalkd.teachers.live import ModelTeacher
+    from frugalkd.teachers.store import Header
 
 
 class Targets(ABC):
@@ -63,6 +64,12 @@ class Targets(ABC):
 
     fills_as_visited: bool = False
     """Whether the teacher runs only on those rows of a batch that it has never seen."""
+
+    def _adopt(self, header: Header) -> None:
+        """Set what the ``header`` of a store decides of targets that are read from it."""
+        encoding, self.about, self.views = header.encoding, dict(header.about), header.views
+        self.temperature, self.knows_top = encoding.temperature, encoding.knows_top
+        self.keeps = encoding.keeps
 
     @property
     def knows_truth(self) -> bool:
