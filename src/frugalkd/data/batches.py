@@ -39,9 +39,12 @@ def split(data: Any, output: Output = ONE_CLASS) -> tuple[Any, Tensor | None]:
     return inputs, checked_labels(labels, output)
 
 
-def inputs_of(data: Any) -> Any:
-    """The inputs of a batch."""
-    return _parts(data)[0]
+def inputs_of(data: Any, *, channels_last: bool = False) -> Any:
+    """The inputs of a batch; ``channels_last``: the memory format of those of 4 dimensions."""
+    inputs = _parts(data)[0]
+    if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs
 
 
 def _parts(data: Any) -> tuple[Any, Any]:

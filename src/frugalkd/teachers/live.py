@@ -138,10 +138,7 @@ class ModelTeacher(Targets):
         return autocast(self.teacher, self.precision)
 
     def _call(self, data: Any) -> Tensor:
-        inputs = inputs_of(data)
-        if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return call(self.teacher, inputs)
+        return call(self.teacher, inputs_of(data, channels_last=self.channels_last))
 
 
 @final

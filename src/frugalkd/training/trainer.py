@@ -202,9 +202,7 @@ class ForwardFn(nn.Module):
         return self._call(self.eager, data)
 
     def _call(self, run: Any, data: Any) -> Tensor:
-        inputs = inputs_of(data)
-        if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = inputs_of(data, channels_last=self.channels_last)
         with self.precision():
             return run(inputs)
 
