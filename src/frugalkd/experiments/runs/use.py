@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -239,8 +239,14 @@ def predict_to_csv(
         raise DataError(f"no readable picture in {data}: {found.describe_failed()}")
     out = named_file(out)
     make_folder(out.parent)
-    write_atomic(out, _table(loaded, found, with_probabilities).encode())
+    write_atomic(out, _csv(_table(loaded, found, with_probabilities)))
     return found
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _generated(run: Path, loaded: Loaded, data: str, out: Path, allowed: Allowed) -> Predictions:
@@ -249,29 +255,26 @@ def _generated(run: Path, loaded: Loaded, data: str, out: Path, allowed: Allowed
     tokenizer = load_tokenizer(allowed.tokenizer or str(loaded.folder), download=allowed.download)
     with located(Path(data)):
         prompts = read_prompts(data)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample", "prompt", "completion"])
+    rows: list[list[Any]] = [["sample", "prompt", "completion"]]
     for row, prompt in enumerate(prompts):
         said = prompt if isinstance(prompt, str) else prompt[-1].get("content", "")
-        writer.writerow([row, cell(said), cell(complete(loaded.model, tokenizer, prompt))])
+        rows.append([row, cell(said), cell(complete(loaded.model, tokenizer, prompt))])
     make_folder(out.parent)
-    write_atomic(out, text.getvalue().encode())
+    write_atomic(out, _csv(rows))
     nothing = np.empty((0, 0), np.float32)
     return Predictions("prompts", [str(row) for row in range(len(prompts))], nothing, None)
 
 
-def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
+def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> Iterator[list[Any]]:
     if not loaded.output.by_top_class:
-        return _others(loaded, found, with_probabilities)
+        yield from _others(loaded, found, with_probabilities)
+        return
     classes = found.probabilities.shape[1]
     names = loaded.classes if len(loaded.classes) == classes else [str(n) for n in range(classes)]
     head = ["sample", "class", "name", "confidence"]
     head += ["label"] if found.labels is not None else []
     head += [cell(f"p {name}") for name in names] if with_probabilities else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*head, "error"])
+    yield [*head, "error"]
     for row, (sample, shares) in enumerate(zip(found.names, found.probabilities, strict=True)):
         why = found.failed.get(row, "")
         best = int(shares.argmax())
@@ -280,11 +283,10 @@ def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
         more = [f"{share:.6f}" for share in shares] if with_probabilities else []
         if why:
             cells, more = [""] * len(cells), [""] * len(more)
-        writer.writerow([cell(sample), *cells, *label, *more, cell(why)])
-    return text.getvalue()
+        yield [cell(sample), *cells, *label, *more, cell(why)]
 
 
-def _others(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
+def _others(loaded: Loaded, found: Predictions, with_probabilities: bool) -> Iterator[list[Any]]:
     """The table of several labels, or of values."""
     output, known = loaded.output, found.labels is not None
     several, width = output.name == "several-labels", found.probabilities.shape[1]
@@ -295,9 +297,7 @@ def _others(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str
     if several:
         shares = [f"p {name}" for name in names if with_probabilities]
         head = ["labels", *["wanted"] * known, *shares]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample", *map(cell, head), "error"])
+    yield ["sample", *map(cell, head), "error"]
     for row, (sample, values) in enumerate(zip(found.names, found.probabilities, strict=True)):
         both = [values] if found.labels is None else [values, found.labels[row]]
         if several:
@@ -307,8 +307,7 @@ def _others(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str
             cells = [f"{value:.6g}" for each in both for value in each]
         if why := found.failed.get(row, ""):
             cells = [""] * len(head)
-        writer.writerow([cell(sample), *cells, cell(why)])
-    return text.getvalue()
+        yield [cell(sample), *cells, cell(why)]
 
 
 def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Predictions:
