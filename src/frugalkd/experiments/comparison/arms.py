@@ -13,7 +13,7 @@ from typing import Any
 
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import override
-from frugalkd.experiments.recipes.schema import Arm, Recipe, StudentRole
+from frugalkd.experiments.recipes.schema import Arm, ControlName, Recipe, StudentRole
 from frugalkd.policies import POLICIES, SelfRegulation
 from frugalkd.policies.modes import MODES, spread
 
@@ -29,7 +29,7 @@ class Control:
     at_budget: str = ""
 
 
-CONTROLS = {
+CONTROLS: dict[ControlName, Control] = {
     "random": Control("random, as many as {arm}", "random, redrawn"),
     "random-static": Control("fixed random subset, as {arm}", "fixed random subset"),
     "short": Control("all, fewer epochs, as {arm}", "all, fewer epochs"),
@@ -99,7 +99,7 @@ class ResolvedArm:
     recipe: Recipe
     teacher: str | None
     about: str
-    control: str | None = None
+    control: ControlName | None = None
     match: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     budget: float | None = None
@@ -315,7 +315,7 @@ def copies_plans(control: str | None) -> bool:
 
 
 def control_settings(
-    control: str, student: StudentRole, results: dict[str, Any], folder: Path
+    control: ControlName, student: StudentRole, results: dict[str, Any], folder: Path
 ) -> Settings:
     """What turns the recipe of a finished run into its control ``control``.
 
@@ -400,7 +400,7 @@ def _divided(total: int, shares: Sequence[float]) -> list[int]:
     return [end - start for start, end in pairwise(ends)]
 
 
-def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:
+def budget_settings(control: ControlName, recipe: Recipe, budget: float) -> Settings:
     """What turns ``recipe`` into its control ``control`` that spends ``budget``, a fraction of all
     samples over the recipe's epochs, instead of another run's.
 

@@ -617,7 +617,7 @@ class StudentRole(Role):
         )
 
 
-Control = Literal[
+ControlName = Literal[
     "random", "random-static", "short", "permuted", "random-cost", "short-cost", "permuted-cost"
 ]
 """Cheap alternatives of an arm: as many samples or, with ``-cost``, the same cost."""
@@ -628,7 +628,7 @@ class Arm(Strict):
 
     set: PlainDict = Field(default_factory=dict, description="section.key: value")
     teacher: str | None = Field(None, description="one of the recipe's teachers")
-    control: Control | None = None
+    control: ControlName | None = None
     match: str | None = Field(None, description="the arm whose samples the control copies")
 
     @model_validator(mode="after")
