@@ -322,7 +322,8 @@ def inputs_named(model: nn.Module) -> set[str] | None:
     """The inputs that a model's forward names, of PEFT that of the model within; None where it
     takes any. Further keywords of transformers' own models are options, and not inputs."""
     base = getattr(model, "get_base_model", None)
-    forward = (base() if callable(base) else model).forward
+    inner: Any = base() if callable(base) else model
+    forward = inner.forward
     parameters = inspect.signature(forward).parameters.values()
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)

@@ -641,12 +641,20 @@ class FrugalMixin(Frugal, _Trainer):
             self._close_data()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The trainer's own, with the arguments as they were given."""
+        """The trainer's own, with the arguments as they were given, and the selection's state."""
+        state = self._made().state_dict()  # everything is finite, or this raises
         self.args.ignore_data_skip = self._ignore_data_skip
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.ignore_data_skip = True
+        if self.args.save_only_model:
+            return
+        kept = self._kept(state, self.train_dataset)
+        folder = named(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.is_dir():
+            save_tree(folder / STATE, kept)
+            self.ledger.save(folder / LEDGER)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, on its own clock."""
@@ -721,11 +729,10 @@ class _Limits(transformers.TrainerCallback):
 
 
 class _Progress(transformers.TrainerCallback):
-    """Reports how far a frugal trainer is, ends it with the plan, and adds to checkpoints."""
+    """Checks the steps of a frugal trainer, and ends it with the plan."""
 
     def __init__(self, trainer: FrugalMixin):
         self._trainer = trainer
-        self._state: dict[str, Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The model is prepared: on its device, and sharded if it is to be. What is trained beside
@@ -736,6 +743,13 @@ class _Progress(transformers.TrainerCallback):
             selection.ranks.take_first(first)
             parameter.data.copy_(first)
         selection.check_first_batch()
+        self._saved = self._evaluated = -1  # the last steps at which that was done
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._evaluated = state.global_step
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved = state.global_step
 
     def _parts(self) -> nn.Module:
         criterion = self._trainer.criterion
@@ -749,12 +763,6 @@ class _Progress(transformers.TrainerCallback):
         if batch is not None and self._trainer.accelerator.scaler is None:
             batch.stepped(bad_gradients(kwargs["optimizer"]))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch. Before a checkpoint is written, check that everything is finite."""
-        state.epoch = self._trainer.planned.epochs_done
-        if control.should_save:
-            self._state = self._trainer._made().state_dict()
-
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The plan's epoch ends too, and with its last one the training, as after max_steps."""
         planned = self._trainer.planned
@@ -766,17 +774,9 @@ class _Progress(transformers.TrainerCallback):
             control.should_save |= args.save_strategy == "steps"
             late = args.eval_delay <= state.global_step
             control.should_evaluate |= args.eval_strategy == "steps" and late
-        self.on_step_end(args, state, control)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer has written its checkpoint."""
-        folder = named(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self._state is not None and not args.save_only_model:
-            kept = self._trainer._kept(self._state, self._trainer.train_dataset)
-            if args.should_save and folder.is_dir():
-                save_tree(folder / STATE, kept)
-                self._trainer.ledger.save(folder / LEDGER)
-        self._state = None
+            control.should_save &= self._saved != state.global_step
+            control.should_evaluate &= self._evaluated != state.global_step
+        state.epoch = planned.epochs_done
 
 
 class StepBatches:

@@ -1,4 +1,5 @@
-"""Schedules and limits of transformers' trainers for a training that costs a fraction."""
+"""Transformers' trainers: schedules and limits at a cost, checkpoints, and what of your own Trainer
+is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd import Sampling, SelfRegulation
+from frugalkd import All, Sampling, SelfRegulation
 from frugalkd.errors import FrugalKDWarning
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
@@ -139,7 +140,7 @@ def test_fractions_of_steps_are_of_the_given_ones(tmp_path):
         trainer.train()
         history = trainer.state.log_history
         logged = {log["step"] for log in history if "loss" in log}
-        evaluated[cost, mode] = sorted({log["step"] for log in history if "eval_loss" in log})
+        evaluated[cost, mode] = [log["step"] for log in history if "eval_loss" in log]
         assert logged == {
             step for step in evaluated[cost, mode] if step % min(evaluated[cost, mode]) == 0
         }
@@ -164,3 +165,82 @@ def test_a_schedule_that_cannot_be_set_back_warns(tmp_path):
     trainer = made(tmp_path, cosine, 1.5)
     with pytest.warns(FrugalKDWarning, match="CosineAnnealingLR has no function of the step"):
         trainer.train()
+
+
+# Checkpoints.
+
+
+class Asking(transformers.TrainerCallback):
+    """Asks for a checkpoint, after frugalkd's callbacks."""
+
+    def __init__(self, event):
+        setattr(self, event, self.ask)
+
+    def ask(self, args, state, control, **kwargs):
+        control.should_save = state.global_step % 10 == 5
+
+
+@pytest.mark.parametrize("how", ["best", "on_step_end", "on_evaluate", "on_log"])
+def test_every_checkpoint_resumes(how, tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "eval_loss"}
+    whole = made(tmp_path, sampling=Sampling(policy=All()), num_train_epochs=2, **settings)
+    if how == "best":
+        whole.args.save_strategy = transformers.trainer_utils.SaveStrategy.BEST
+    else:
+        whole.add_callback(Asking(how))
+    whole.train()
+    kept = sorted(tmp_path.glob("checkpoint-*"))
+    assert kept
+    assert all((path / "frugalkd.safetensors").is_file() for path in kept)
+    again = made(tmp_path / "a", sampling=Sampling(policy=All()), num_train_epochs=2)
+    again.train(str(kept[0]))
+    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+class Trial:
+    number = 0
+
+    def __init__(self, params):
+        self.params = params
+
+
+@pytest.mark.parametrize(
+    ("params", "steps"), [({"num_train_epochs": 1}, 10), ({"max_steps": 15}, 15)]
+)
+def test_a_trial_of_a_search_has_its_own_limits(params, steps, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
+    kind: Any = transformers.trainer_utils.HPSearchBackend
+    for epochs in (3, 6):
+        folder = tmp_path / str(epochs)
+        trainer = made(
+            folder, sampling=Sampling(policy=All()), save_strategy="epoch", warmup_steps=2,
+            num_train_epochs=epochs,
+        )  # fmt: skip
+        trainer.model_init, trainer.hp_search_backend = (lambda: bert()), kind.OPTUNA
+        trainer.hp_space, trainer.hp_name = (lambda trial: trial.params), lambda trial: "run-0"
+        trainer.train(trial=Trial(params))
+        assert trainer.state.global_step == steps
+        assert rates(trainer)[-1] == pytest.approx(1 / (steps - 2))
+        assert trainer.budget == 1
+        assert (folder / "run-0" / "checkpoint-10" / "frugalkd.safetensors").is_file()
+
+
+@pytest.mark.parametrize("every", [3, 4])
+def test_the_last_step_is_evaluated_and_saved_once(every, tmp_path):
+    saved = []
+
+    class Saves(transformers.TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            saved.append(state.global_step)
+
+    trainer = made(
+        tmp_path, cost=0.5, sampling=Sampling(mode="regulated", regulation=NONE_IS_LEARNED),
+        eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
+    )  # fmt: skip
+    trainer.add_callback(Saves())
+    trainer.train()
+    last = trainer.state.global_step
+    history = trainer.state.log_history
+    evaluated = [log["step"] for log in history if "eval_loss" in log]
+    assert evaluated == saved == sorted({*range(every, last + 1, every), last})
