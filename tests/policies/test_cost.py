@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from frugalkd.errors import SelectionMisuse, SettingError
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.errors import FrugalKDWarning, SelectionMisuse, SettingError
+from frugalkd.ledger.ledger import ASIDE, Ledger
 from frugalkd.objectives import KD
 from frugalkd.policies import All, EpochContext, RandomSubset, Sampling, SelfRegulation
-from frugalkd.policies.modes import CEILING, HORIZON, PROBE
+from frugalkd.policies.modes import CEILING, HORIZON, PROBE, significance_weights
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import make_encoding
@@ -135,6 +135,19 @@ def test_it_ends_where_what_is_left_is_no_batch():
     assert all(record["rows"] for record in run.history)
 
 
+@pytest.mark.parametrize("accumulated", [1, 2, 4])
+def test_accumulated_batches_do_not_end_it_early(accumulated):
+    """On one rank a step may be of fewer batches; at the end the rate is next to nothing."""
+    whole = Training(
+        epochs=4, batch_size=32, drop_last=True, gradient_accumulation_steps=accumulated,
+        optimizer=TRAINING.optimizer,
+    )  # fmt: skip
+    run = learned(whole, cost=0.3)
+    screened = run.meters.student_forwards - run.meters.samples_backpropagated
+    spent = run.meters.samples_backpropagated + screened / 3
+    assert 4 * 0.3 * EASY - 32 <= spent <= 4 * 0.3 * EASY
+
+
 def test_a_cost_that_pays_for_nothing_is_refused():
     with pytest.raises(
         SettingError, match=r"cost pays for 0.48 samples in all, and a step needs 1: raise the cost"
@@ -143,6 +156,8 @@ def test_a_cost_that_pays_for_nothing_is_refused():
     whole = Training(epochs=4, batch_size=128, drop_last=True, optimizer=TRAINING.optimizer)
     with pytest.raises(SettingError, match="pays for 120 samples in all, and a step needs 128"):
         learned(whole, cost=0.05)
+    with pytest.warns(FrugalKDWarning, match="nothing was trained"):
+        learned(mode="vanilla", cost=0.0001)
 
 
 def test_what_is_left_trains_where_screening_costs_more():
@@ -200,9 +215,10 @@ def small():
 def remembering(streaks, right=0.5):
     """A ledger after an epoch in which everything was used: right on all that was trained on, and
     on a fraction of the probe."""
-    ledger, gate = Ledger.new(1000), SelfRegulation(probe=0.2)
-    probe = gate.set_aside(1000, seed=0)
+    gate = SelfRegulation(probe=0.2)
+    ledger, probe = Ledger.new(1000, extra=gate.columns), gate.set_aside(1000, seed=0)
     assert probe is not None
+    ledger[ASIDE][:] = probe
     ledger["visits"][:], ledger["flags"][:], ledger["last_epoch"][:] = 1, 1, 0
     ledger["streak"][:] = streaks
     ledger["due"][:] = 1 + 4 * (ledger["streak"] > 0)
@@ -267,7 +283,8 @@ def test_who_is_screened_is_decided_once():
 
 
 def test_a_probe_of_nothing_stops_no_screening():
-    ledger, gate, pool = Ledger.new(20), SelfRegulation(probe=0.001), np.arange(20)
+    gate, pool = SelfRegulation(probe=0.001), np.arange(20)
+    ledger = Ledger.new(20, extra=gate.columns)
     aside = gate.set_aside(20, seed=0)
     assert aside is not None
     assert not aside.any()
@@ -300,6 +317,33 @@ def test_the_probe_is_never_trained_on_and_paid_for():
     assert (run.ledger["visits"][probe] == screened).all()
     trained, forwards = run.meters.samples_backpropagated, run.meters.student_forwards
     assert (trained + (forwards - trained) / 3) / EASY == pytest.approx(4, abs=2 / EASY)
+
+
+def test_a_probe_has_no_sample_of_weight_0():
+    weights = np.where(np.arange(EASY) % 2, 1.0, 0.0).astype(np.float32)
+    gate = SelfRegulation(probe=0.2)
+    run = learned(weights=weights, policy=gate, cost=0.5)
+    probe = gate.set_aside(EASY, seed=0)
+    assert probe is not None
+    assert not run.ledger["visits"][weights == 0].any()
+    assert run.ledger["visits"][probe & (weights > 0)].any()
+    assert (run.ledger[ASIDE] == (probe & (weights > 0))).all()
+
+
+def test_what_a_probe_set_aside_weighs_the_mean():
+    run = learned(mode="regulated", regulation=SelfRegulation(probe=0.1), cost=0.5)
+    aside = run.ledger[ASIDE] > 0
+    assert 30 < aside.sum() < 90
+    weights = significance_weights(run.ledger)
+    assert (weights[aside] == 1).all()
+    used = run.ledger.significance > 0
+    assert weights[used].mean() == pytest.approx(1)
+    assert (weights > 0).sum() == aside.sum() + used.sum()
+
+
+def test_a_cost_of_whole_epochs_has_no_rest():
+    sampling = Sampling(mode="vanilla", cost=0.07)
+    assert sampling.epochs_of(100.0) == 7.0
 
 
 def test_a_probe_of_everything_is_none():

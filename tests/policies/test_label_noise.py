@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from frugalkd import Sampling
 from frugalkd.errors import SettingError
 from frugalkd.ledger.dynamics import counts_early
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.ledger import ASIDE, Ledger
 from frugalkd.policies import EpochContext, SelfRegulation
 from frugalkd.policies.label_noise import (
     ENOUGH,
@@ -334,7 +334,8 @@ def test_nothing_fills_an_epoch_with_them(policy, passed):
     if passed:
         ledger["streak"][:], ledger["due"][:] = 2, 9
     aside = policy.set_aside(len(EVERY), 0)
-    pool = EVERY if aside is None else EVERY[~aside]
+    aside = np.zeros(len(EVERY), dtype=bool) if aside is None else aside
+    pool, ledger.columns[ASIDE] = EVERY[~aside], aside.astype(np.uint8)
     ledger["last_epoch"][:] = 5
     plan = policy.plan(ledger, pool, at())
     assert set(plan.disbelieved) == set(pool) & set(WRONG)

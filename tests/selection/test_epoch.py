@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frugalkd import DataLoading, Sampling
-from frugalkd.errors import FrugalKDError, NonFiniteLoss, SelectionMisuse
+from frugalkd.errors import FrugalKDError, FrugalKDWarning, NonFiniteLoss, SelectionMisuse
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.selection._epoch import CHECK_EVERY
@@ -189,7 +189,6 @@ def batches_of(selection, keep_probability=lambda epoch: False):
         (3, 2, False, [3], 0),
         (3, 1, False, [1, 1, 1], 0),  # batches of one row were requested
         (1, 8, False, [1], 0),  # all that there is
-        (1, 8, True, [], 1),
     ],
 )
 @pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now")], ids=["planned", "now"])
@@ -270,6 +269,31 @@ def test_a_row_left_by_gate_now_is_deferred_and_counted():
     assert batches == [first[0]]
     assert epoch.counts == {"participations": 8, "idle": 0, "forced": 0, "deferred": 1}
     assert selection.ledger["due"][first[1][2]] == 0
+
+
+@pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now")], ids=["planned", "now"])
+def test_a_training_without_a_step_is_no_silent_one(policy):
+    selection = Selection(
+        Ids([0]), epochs=2, batch_size=8, model=torch.nn.Identity(),
+        forward=lambda data: torch.zeros(len(data[0]), 4), sampling=Sampling(policy=policy),
+        loading=DataLoading(drop_last=True),
+    )  # fmt: skip
+    with pytest.warns(FrugalKDWarning, match="nothing was trained"):
+        assert [epoch.summary["deferred"] for _, epoch in batches_of(selection)] == [1, 1]
+
+
+def test_a_resumed_selection_counts_what_was_trained():
+    def made():
+        return Selection(Ids([k % 4 for k in range(33)]), epochs=4, batch_size=8)
+
+    whole, first = made(), made()
+    list(batches_of(whole))
+    for _, epoch in batches_of(first):
+        if epoch.index == 1:
+            break
+    (resumed := made()).load_state_dict(first.state_dict())
+    assert [epoch.index for _, epoch in batches_of(resumed)] == [2, 3]
+    assert (resumed.budget, resumed.cost) == (whole.budget, whole.cost) == (1, 1)
 
 
 def test_an_old_state_with_one_row_left_drops_it():

@@ -762,6 +762,7 @@ class Sure(nn.Module):
 
 
 @pytest.mark.parametrize("when", ["now", "last-visit"])
+@pytest.mark.filterwarnings("ignore:nothing was trained")
 def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
     """The teacher knows class 1 everywhere; so does the model; half of the labels say 0."""
     data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
@@ -786,6 +787,7 @@ def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
 
 
 @pytest.mark.parametrize("when", ["now", "last-visit"])
+@pytest.mark.filterwarnings("ignore:nothing was trained")
 def test_training_dynamics_are_of_the_given_label(when):
     """Whatever the gate goes by: the teacher's word here."""
     data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
@@ -893,6 +895,25 @@ def test_a_ceiling_is_of_what_counts_as_right(data, label_source, truth):
     )
     next(iter(selection))
     assert selection.ledger["teacher_truth"] == pytest.approx(np.array(truth))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_ceiling_is_of_the_labels_that_a_loop_reads(stored):
+    """Where a loop has labels of its own, the listed ones of the data set do not count."""
+    torch.manual_seed(0)
+    data, teacher = Pairs(torch.randn(8, 2), torch.arange(8) % 2), nn.Linear(2, 2)
+    selection = Selection(
+        data,
+        epochs=1,
+        batch_size=4,
+        targets=StoredTargets.fill(teacher, data) if stored else LiveTeacher(teacher),
+        model=nn.Identity(),
+        sampling=Sampling(policy=SelfRegulation(ceiling=0.9)),
+        loading=DataLoading(labels=lambda batch: 1 - batch[1]),
+    )
+    next(iter(selection))
+    expected = teacher(data.tensors[0]).softmax(1)[torch.arange(8), 1 - data.labels]
+    assert selection.ledger["teacher_truth"] == pytest.approx(expected.detach().numpy(), abs=1e-3)
 
 
 def test_a_policy_that_needs_scores_or_a_teacher_says_so():

@@ -816,6 +816,7 @@ def test_a_plan_of_samples_without_weight():
         lambda pool: Plan(pool, stop=True),
     ],
 )
+@pytest.mark.filterwarnings("ignore:nothing was trained")
 def test_plans_that_are_accepted(plan):
     taught(policy=Plans(plan))
 

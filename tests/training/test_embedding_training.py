@@ -81,7 +81,17 @@ class Table(nn.Module):
         return (self.rows(input_ids % 97) * known).sum(1) / known.sum(1)
 
 
-def run(student=None, data=None, *, policy=None, objective=None, teacher=None, epochs=4, **more):
+def run(
+    student=None,
+    data=None,
+    *,
+    policy=None,
+    objective=None,
+    teacher=None,
+    epochs=4,
+    ema=None,
+    **more,
+):
     student = Table(seed=1) if student is None else student
     return distill(
         student,
@@ -89,7 +99,7 @@ def run(student=None, data=None, *, policy=None, objective=None, teacher=None, e
         teacher=Table() if teacher is None else teacher,
         objective=EmbedDistill() if objective is None else objective,
         sampling=Sampling(policy=SelfRegulation(confidence=0.5) if policy is None else policy),
-        training=Training(epochs=epochs, batch_size=8, optimizer=Optimizer(lr=0.1)),
+        training=Training(epochs=epochs, batch_size=8, optimizer=Optimizer(lr=0.1), ema=ema),
         device="cpu",
         **more,
     )
@@ -276,6 +286,15 @@ def test_a_projection_is_trained_and_measured_with():
     assert made.evaluation["mean_cosine_distance"] < 0.35
     assert made.probabilities.shape == (30, 5)
     assert made.meters.flops["objective_forward"] == 2 * 5 * 8 * made.meters.samples_backpropagated
+
+
+def test_the_projection_is_averaged_with_the_model():
+    """An average of nothing but the last step is the last step, of both."""
+    last = run(Table(5, seed=1))
+    plain = run(Table(5, seed=1), ema=0.0)
+    slow = run(Table(5, seed=1), ema=0.9)
+    assert same_state(last.projection, plain.projection)
+    assert not same_state(last.projection, slow.projection)
 
 
 def stopping(after):

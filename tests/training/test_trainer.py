@@ -1087,3 +1087,42 @@ def test_a_training_outlives_the_counting_of_its_operations(where, error, monkey
         )
     assert run.history
     assert ("student_forward" in run.meters.flops) == (where == "teacher_flops")
+
+
+class Frozen(nn.Module):
+    """A backbone that is not trained, below a head that is."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Dropout(0.5))
+        self.head = nn.Linear(36, 4)
+        self.backbone.requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_frozen_part_in_eval_mode_stays_in_it(mode):
+    model = Frozen()
+    getattr(model.backbone, mode)()
+    modes = []
+    model.backbone[1].register_forward_hook(lambda part, *_: modes.append(part.training))
+    train_teacher(model, images(), training=Training(epochs=2, batch_size=8), device="cpu")
+    changed = bool(model.backbone[1].num_batches_tracked)
+    assert changed is (True in modes) is (mode == "train")
+
+
+@pytest.mark.parametrize(("epochs", "budget"), [(2.5, 1.0), (3, 1.0)])
+def test_the_budget_of_a_run_is_of_the_given_epochs(epochs, budget):
+    training = Training(epochs=epochs, batch_size=8)
+    plain = train_teacher(net(), images(), training=training, **grouped(policy=All(), device="cpu"))
+    assert plain.budget == pytest.approx(budget, abs=0.02)
+    half = train_teacher(
+        net(),
+        images(),
+        training=training,
+        sampling=Sampling(mode="vanilla", cost=0.4),
+        device="cpu",
+    )
+    assert half.budget == pytest.approx(0.4, abs=0.02)

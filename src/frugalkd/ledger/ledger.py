@@ -26,6 +26,9 @@ SCHEMA = 1
 _KIND = "ledger"
 _AGAIN = "make it again with 'frugalkd teach'"
 _REFERENCE, _NONE = "reference ", np.empty(0)
+ASIDE = "set_aside"
+"""Column of a policy: 1 for a sample that is never trained on, and could have been."""
+
 _CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
 _COLUMNS: dict[str, tuple[str, float]] = {
     "visits": ("uint16", 0),

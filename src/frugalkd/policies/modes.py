@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import LedgerError, SettingError
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.ledger import ASIDE, Ledger
 from frugalkd.policies.policy import Policy, check_kind
 from frugalkd.policies.self_regulation import SelfRegulation
 from frugalkd.policies.subsets import All
@@ -124,6 +124,13 @@ class Sampling(Settings):
         if self.cost is not None:
             check_cost(self.cost)
             _ = self.chosen_policy
+        if self.mode is None and (self.ledger is not None or self.gamma != 1):
+            raise SettingError(
+                f"{'gamma' if self.ledger is None else 'ledger'} is for the modes significance and "
+                "hybrid: name one of them, or leave it out"
+            )
+        if self.scores is not None and (self.policy is None or self.policy.scoring is None):
+            raise SettingError("scores are for a policy that needs them: name one, or leave them")
         if self.mode is None:
             return
         if self.policy is not None or self.weights is not None:
@@ -215,14 +222,15 @@ def spread(epochs: float, cost: float | None, policy: Policy) -> float:
     """Over how many epochs, at most, a training goes that was given ``epochs``, at a ``cost``."""
     if cost is None:
         return epochs
-    return epochs * cost * (1 if isinstance(policy, All) else HORIZON)
+    return round(epochs * cost * (1 if isinstance(policy, All) else HORIZON), 9)
 
 
 def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float32]:
     """Weights (samples,) float32: significance ** gamma, with mean 1 over the samples above zero.
 
     ``gamma = 1`` is our reading of the paper; 0 keeps the subset and drops the weights. A sample
-    that never participated weighs 0, whatever gamma is.
+    that never participated weighs 0, whatever gamma is; one that a probe set aside, which could
+    not, weighs 1.
 
     Raises:
         SettingError: ``gamma`` is negative or not finite.
@@ -231,10 +239,12 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
     """
     check_number("gamma", gamma, 0)
     significance = ledger.significance
-    kept = significance > 0
+    kept, aside = significance > 0, np.zeros(len(ledger), dtype=bool)
+    if ASIDE in ledger.columns:
+        aside = ledger[ASIDE] > 0
     if not kept.any():
         raise LedgerError("no sample of this ledger participated: there is nothing to distil from")
-    if (significance == 1).all():
+    if (significance[~aside] == 1).all():
         raise LedgerError(
             "every sample of this ledger participated in every epoch: train the teacher with "
             "policy self-regulation, long enough that some samples pass ('frugalkd teach')"
@@ -242,6 +252,7 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
     weights = np.zeros(len(ledger), dtype=np.float64)
     weights[kept] = significance[kept].astype(np.float64) ** gamma
     made = (weights / max(weights[kept].mean(), np.finfo(np.float64).tiny)).astype(np.float32)
+    made[aside] = 1
     if not made[kept].all():
         least = significance[kept].min()
         raise LedgerError(

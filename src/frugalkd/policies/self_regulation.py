@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import SettingError
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.ledger import ASIDE, Ledger
 from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.policies import label_noise
 from frugalkd.policies.keeping import balanced, full_from, lowest, rest_of
@@ -139,8 +139,12 @@ class SelfRegulation(Policy):
 
     @property
     def columns(self) -> Mapping[str, str]:
-        truth = {} if self.ceiling is None else {"teacher_truth": "float32"}
-        return truth if self.label_noise == "off" else {**truth, "disbelieved": "uint16"}
+        named = {
+            "teacher_truth": ("float32", self.ceiling is not None),
+            "disbelieved": ("uint16", self.label_noise != "off"),
+            ASIDE: ("uint8", self.probe > 0),
+        }
+        return {name: kind for name, (kind, needed) in named.items() if needed}
 
     @property
     def needs_labels(self) -> bool:
@@ -163,15 +167,14 @@ class SelfRegulation(Policy):
         return None if aside.all() else aside
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
-        aside = self.set_aside(len(ledger), at.seed)
         doubted = self._disbelieved(ledger, pool, at)
         believed = np.setdiff1d(pool, doubted, assume_unique=True) if len(doubted) else pool
         probe, everything = pool[:0], False
         screened = bool((at_sorted(ledger["last_epoch"], pool) == at.epoch).any())
-        if aside is not None and at.epoch > 0:
+        if self.probe and at.epoch > 0:
             everything = mostly_fail(ledger, believed)
             if not everything:
-                probe = np.flatnonzero(aside)
+                probe = np.flatnonzero(ledger[ASIDE])
                 if len(probe) and (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
                     screened, everything = True, remembers(ledger, pool, probe)
         plan = self._plan(ledger, believed, at, everything=everything, screened=screened)

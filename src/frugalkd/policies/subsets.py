@@ -60,7 +60,7 @@ class RandomSubset(Ungated):
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         if self.counts is None:
-            wanted = round(self.fraction * len(pool))
+            wanted = max(1, round(self.fraction * len(pool)))
         else:
             wanted = self.counts[at.epoch] if at.epoch < len(self.counts) else 0
         at = at if self.redraw else replace(at, epoch=0)

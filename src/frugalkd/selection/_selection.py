@@ -28,7 +28,7 @@ from frugalkd.errors import (
     UnsupportedData,
     few,
 )
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.ledger import ASIDE, Ledger
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import POLICIES, All, EpochContext, Ids, Plan, Sampling
 from frugalkd.policies.keeping import lowest
@@ -185,6 +185,8 @@ class Selection:
         grouped = loading.length_bucket_batches > 0
         self._lengths = lengths_of(dataset, loading.lengths) if grouped else None
         ledger = checked_ledger(ledger, sampling, dataset)
+        if aside is not None and ASIDE in ledger.columns:
+            ledger[ASIDE][:] = used & aside
         if targets is not None:
             targets.check(dataset)
         self.targets, self.seed, self.meters = targets, seed, Meters()
@@ -278,10 +280,10 @@ class Selection:
         self._complete_reference()
         while self.epoch < self.epochs:
             state, self._under_way = self._under_way, None
-            whole = self.drop_last or not self.ranks.alone
+            least = self.batch_size if self.drop_last else 1
             at = EpochContext(
                 self.epoch, self.epochs, self.seed, self._spent, self._screened,
-                least=self._context.step_rows if whole else 1,
+                least=least if self.ranks.alone else self._context.step_rows,
             )  # fmt: skip
             observer = Observer(self._context, at)
             if state is not None:
@@ -289,7 +291,7 @@ class Selection:
             else:
                 plan, screened, deferred = self._plan(observer)
                 if plan.stop:
-                    return
+                    break
                 epoch = Epoch(self._context, observer, plan, screened, deferred)
             self._current = epoch
             yield epoch
@@ -300,6 +302,14 @@ class Selection:
                 )
             self._position.epoch += 1
             self._spent += int(epoch.summary["rows"])
+        if not self._spent and self.ranks.first:
+            warnings.warn(
+                "nothing was trained: every sample passed the gate, or no epoch had a sample, or "
+                "with drop_last a whole batch (raise epochs, the budget or the cost, or lower "
+                "batch_size)",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
 
     def __len__(self) -> int:
         """Number of epochs, rounded up."""
@@ -360,6 +370,7 @@ class Selection:
             "epochs": self.ledger.epochs,
             "spent": spent,
             "screened": self._screened,
+            "meters": self.meters.state(),
             "under_way": inside,
             "columns": {k: torch.from_numpy(v.copy()) for k, v in self.ledger.columns.items()},
             "reference": {k: torch.from_numpy(v) for k, v in self.ledger.reference.items()},
@@ -378,17 +389,16 @@ class Selection:
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
             raise SelectionMisuse("this state belongs to a selection with another seed or data set")
-        if other := sorted(columns.keys() ^ self.ledger.columns.keys()):
-            raise SelectionMisuse(
-                f"this state belongs to a selection with other ledger columns ({few(other)}): give "
-                "the same policy and the same Sampling.dynamics"
-            )
-        ours = self._choice()
-        theirs = state.get("choice", ours)
+        ours, theirs = self._choice(), state["choice"]
         if other := few([name for name in ours if theirs.get(name) != ours[name]]):
             raise SelectionMisuse(
                 f"this state belongs to a selection with another {other}: give what it was made "
                 "with"
+            )
+        if other := sorted(columns.keys() ^ self.ledger.columns.keys()):
+            raise SelectionMisuse(
+                f"this state belongs to a selection with other ledger columns ({few(other)}): give "
+                "the same Sampling.dynamics"
             )
         world = state["world"]
         if world != self.ranks.world and self.ranks.first:
@@ -404,7 +414,8 @@ class Selection:
         self.ledger.epochs = state["epochs"]
         reference = state.get("reference", {})
         self.ledger.reference = {name: part.numpy() for name, part in reference.items()}
-        self._spent, self._screened = state["spent"], state.get("screened", 0)
+        self._spent, self._screened = state["spent"], state["screened"]
+        self.meters.restore(state["meters"])
         self._under_way = state["under_way"]
 
     def _choice(self) -> dict[str, str]:

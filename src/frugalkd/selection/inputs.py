@@ -289,7 +289,7 @@ def fill(
     Raises UnsupportedData, TargetsError or SettingError where these are not known."""
     wanted = policy.needs_labels or getattr(policy, "label_noise", "off") == "auto"
     if wanted and reader.output.by_top_class and not sampling.label_free:
-        listed = labels_of(dataset)
+        listed = reader.listed
         if listed is not None:
             ledger.labels = listed.astype(np.int32)
         elif policy.needs_labels and ledger.labels is None:
@@ -301,8 +301,7 @@ def fill(
         assert reader.targets is not None, "checked before"
         labels, listed = None, True
         if not (sampling.label_free or policy.label_source == "teacher"):
-            labels = labels_of(dataset)
-            labels = ledger.labels if labels is None else labels
+            labels = ledger.labels if reader.listed is None else reader.listed
             with streams_restored():
                 listed = labels is not None or reader.first_labels(pool[:1]) is None
         labels = None if labels is None else torch.from_numpy(labels).long()

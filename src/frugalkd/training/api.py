@@ -267,7 +267,7 @@ def distill(
         finally:
             selection.source.close()
         done = Run(
-            model, selection.ledger, selection.meters, history,
+            model, selection.ledger, selection.meters, selection.budget, history,
             projection=criterion.projection, output=sampling.output,
         )  # fmt: skip
         if eval_dataset is not None:

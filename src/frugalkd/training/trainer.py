@@ -65,6 +65,8 @@ class Run:
             mode.
         ledger: the record of each sample.
         meters: the cost.
+        budget: the samples that went through a backward pass, as a fraction of training on all in
+            every epoch that was given.
         history: one record per epoch: loss, learning rate, rows by kind, seconds.
         evaluation: measures on ``eval_dataset``, or None.
         probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None; of
@@ -78,6 +80,7 @@ class Run:
     model: nn.Module
     ledger: Ledger
     meters: Meters
+    budget: float
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] | None = None
     probabilities: NDArray[np.float32] | None = None
@@ -135,15 +138,12 @@ class Run:
         """What is known of the training, as its card says it."""
         meters, samples = self.meters, len(self.ledger)
         cost = meters.cost(samples)["epochs"]
-        epochs = max(1, len(self.history))
         facts = {
             **(self.evaluation or {}),
             "policy": self.ledger.about.get("policy"),
             "training samples": samples,
             "epochs": len(self.history),
-            "samples backpropagated, of full training": percent(
-                meters.samples_backpropagated / (samples * epochs)
-            ),
+            "samples backpropagated, of full training": percent(self.budget),
             "cost, epochs of full training": cost and round(cost, 2),
             "rows through the student": meters.student_forwards,
             "teacher queries": meters.teacher_queries,
@@ -155,6 +155,17 @@ class Run:
             for name, value in facts.items()
             if value is not None
         }
+
+
+def fixed_parts(model: nn.Module) -> list[nn.Module]:
+    """The parts of a model in train mode that its user put into eval mode and does not train: no
+    training changes the statistics of BatchNorm in them."""
+
+    def is_fixed(part: nn.Module) -> bool:
+        frozen = [not parameter.requires_grad for parameter in part.parameters()]
+        return not part.training and bool(frozen) and all(frozen)
+
+    return [part for part in model.modules() if is_fixed(part)] if model.training else []
 
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
@@ -297,7 +308,9 @@ class Trainer:
             project=self.criterion.project,
             should_stop=self.should_stop,
         )
-        self.averages = [] if training.ema is None else [EMA(model, training.ema)]
+        averaged = [model, self.criterion.projection] if training.ema is not None else []
+        self.averaged = [(EMA(part, training.ema), part) for part in averaged if part is not None]
+        """The averages that the training ends with, and what each is of."""
         teachers = {} if selection.targets is None else selection.targets.live_teachers
         own = [live for live in teachers.values() if isinstance(live, EMATeacher)]
         if any(live.student is not model for live in own):
@@ -305,7 +318,7 @@ class Trainer:
                 "the teacher is the average of another model than the one that is trained: make it "
                 "of this one, EMATeacher(student)"
             )
-        self.averages += [live.ema for live in own]
+        self.averages = [*self.averaged, *((live.ema, model) for live in own)]
         self.step = 0
         self.loss: Tensor | None = None  # of the current step
         self.losses: list[Tensor] = []  # of the current epoch
@@ -316,8 +329,11 @@ class Trainer:
         """Train to the end; returns the history. After NonFiniteLoss the weights are those before
         the bad step; when Stopped is raised, a checkpoint was saved, where there is a folder."""
         self._started = time.perf_counter() - self.meters.wall_seconds
+        fixed = fixed_parts(self.model)
         for epoch in self.selection:
             self.model.train()
+            for module in fixed:
+                module.eval()
             try:
                 for batch in epoch:
                     self.train_step(batch, epoch)
@@ -331,8 +347,8 @@ class Trainer:
                 self._save(epoch.index)
                 raise
             self._finish_epoch(epoch)
-        if self.training.ema is not None:
-            self.model.load_state_dict(self.averages[0].model.state_dict())
+        for average, part in self.averaged:
+            part.load_state_dict(average.model.state_dict())
         self._recalibrate()
         self._read_clock()
         self.model.eval()
@@ -365,8 +381,8 @@ class Trainer:
                 self._update(batch)
             if self.averages:
                 with phase("average"):
-                    for average in self.averages:
-                        average.update(self.model)
+                    for average, part in self.averages:
+                        average.update(part)
             self.losses.append(self.loss)
             self.loss = None
             self.step += 1
@@ -407,7 +423,7 @@ class Trainer:
             parameter.grad = None
 
     def _share_buffers(self) -> None:
-        for model in (self.model, *(average.model for average in self.averages)):
+        for model in (self.model, *(average.model for average, _ in self.averages)):
             self.ranks.share_buffers(model)
 
     def _finish_epoch(self, epoch: Epoch) -> None:
@@ -487,7 +503,7 @@ class Trainer:
                 "model": whole(self.model.state_dict(), keep=keep),
                 "parts": dict(self.criterion.parts.state_dict()),
                 "optimizer": whole(self.optimizer.state_dict(), keep=keep),
-                "averages": [average.state_dict() for average in self.averages],
+                "averages": [average.state_dict() for average, _ in self.averages],
                 "step": self.step,
                 "losses": self.ranks.means(self.losses),
                 "history": self.history,
@@ -509,7 +525,7 @@ class Trainer:
         load_whole(self.model, tree["model"])
         self.criterion.parts.load_state_dict(tree["parts"])
         load_state(self.optimizer, tree["optimizer"])
-        for average, kept in zip(self.averages, tree["averages"], strict=True):
+        for (average, _), kept in zip(self.averages, tree["averages"], strict=True):
             average.load_state_dict(kept)
         self.step, self.history = tree["step"], tree["history"]
         self.losses = [] if tree["losses"] is None else list(tree["losses"].to(self.bad.device))
