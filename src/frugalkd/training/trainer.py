@@ -308,9 +308,11 @@ class Trainer:
             project=self.criterion.project,
             should_stop=self.should_stop,
         )
-        averaged = [model, self.criterion.projection] if training.ema is not None else []
-        self.averaged = [(EMA(part, training.ema), part) for part in averaged if part is not None]
+        self.averaged: list[tuple[EMA, nn.Module]] = []
         """The averages that the training ends with, and what each is of."""
+        if training.ema is not None:
+            of = filter(None, (model, self.criterion.projection))
+            self.averaged = [(EMA(part, training.ema), part) for part in of]
         teachers = {} if selection.targets is None else selection.targets.live_teachers
         own = [live for live in teachers.values() if isinstance(live, EMATeacher)]
         if any(live.student is not model for live in own):
