@@ -651,7 +651,7 @@ def arguments(**settings) -> Any:
         ({"kind": DistributedType.DEEPSPEED}, "DeepSpeed is not supported"),
         ({"fsdp": True}, "Accelerate ignores FSDP on cpu"),
         ({"fsdp": True, "kind": DistributedType.FSDP, "is_fsdp2": False}, "version 1"),
-        ({"fsdp": True, "kind": DistributedType.FSDP, "torch_compile": True}, "compiled models"),
+        ({"fsdp": True, "kind": DistributedType.FSDP, "torch_compile": True}, "torch_compile"),
         ({"kind": DistributedType.MEGATRON_LM}, "MEGATRON_LM is not supported"),
         ({"parallel": SimpleNamespace(non_data_parallel_size=2)}, "tensor, context and sequence"),
         (

@@ -103,7 +103,7 @@ def recounted(margins, labels, settled, classes):
     c = 2 * sum(least) / (sum(m * m for m in least) or 1)
     found = 0
     for place, threshold in enumerate(sorted(m for m, _, _ in known if m < 0), start=1):
-        right = 1 + sum(np.exp(-c * m) for m, _, _ in known if m >= -threshold)
+        right = 1 + sum(np.exp(-max(c, 0) * m) for m, _, _ in known if m >= -threshold)
         if c > 0 and max(1, np.log2(classes) / 2) * right <= (1 - PRECISION) * place:
             found = place
     return found if found >= LEAST * len(margins) else 0

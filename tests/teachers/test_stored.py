@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from frugalkd import Sampling
+from frugalkd import DataLoading, Sampling
 from frugalkd.data import Augmentation, ImageData
 from frugalkd.errors import TargetsError
 from frugalkd.objectives import KD
@@ -281,3 +282,42 @@ def test_truth_is_the_probability_of_label_or_top_class(tmp_path):
     targets = StoredTargets(tmp_path / "t")
     assert targets.truth(torch.tensor([0, 0])) == pytest.approx([0.25, 0.8])
     assert targets.truth(None) == pytest.approx([0.75, 0.8])
+
+
+def flipped(samples):
+    x, y = torch.utils.data.default_collate(samples)
+    return [x.flip(-1), y]
+
+
+def noisy(samples):
+    x, y = torch.utils.data.default_collate(samples)
+    return [x + torch.randn_like(x), y]
+
+
+def named_inputs(samples):
+    x, y = torch.utils.data.default_collate(samples)
+    return {"x": x, "labels": y, "rows": torch.arange(len(y))}
+
+
+@pytest.mark.parametrize(
+    ("stored", "trained", "same"),
+    [
+        (None, None, True), (flipped, flipped, True), (None, named_inputs, True),
+        (None, flipped, False), (flipped, None, False), (flipped, noisy, False),
+    ],
+)  # fmt: skip
+def test_another_collate_fn_than_the_stores_is_a_warning(stored, trained, same, tmp_path):
+    data = TensorDataset(torch.randn(20, 3), torch.arange(20) % 4)
+    targets = StoredTargets.fill(torch.nn.Linear(3, 4), data, tmp_path, collate_fn=stored)
+    loading = DataLoading(collate_fn=trained)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        Selection(data, epochs=1, batch_size=4, targets=targets, loading=loading)
+    expected = [] if same else ["the stored soft targets"]
+    assert [str(each.message)[:23] for each in said] == expected
+
+
+def test_a_collate_fn_that_draws_is_not_stored(tmp_path):
+    data = TensorDataset(torch.randn(20, 3), torch.arange(20) % 4)
+    with pytest.raises(TargetsError, match="collate_fn makes another batch"):
+        StoredTargets.fill(torch.nn.Linear(3, 4), data, tmp_path, collate_fn=noisy)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset, TensorDataset
 
 from frugalkd.data.samples import Samples
-from frugalkd.data.source import is_view_indexed
+from frugalkd.data.source import Collate, is_view_indexed, open_source
 from frugalkd.errors import DataError, FrugalKDWarning, UnsupportedData
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.failures import blame, memory_for
@@ -100,6 +100,27 @@ def randomness(dataset: Any) -> bool:
                 _feed_all(content, _bytes_of(read, id, id))
             seen.add(content.digest())
     return len(seen) > 1
+
+
+def batch_digests(dataset: Any, collate_fn: Collate | None = None) -> list[str] | None:
+    """Of each tensor in the batch that ``collate_fn`` (default: torch's) makes of up to 8 samples,
+    in view 0, sorted; None where it makes another one of the same samples: it draws."""
+    ids, found = np.array(_spaced(len(dataset), _RANDOM_SAMPLES)), []
+    with streams_restored(), open_source(dataset, collate_fn=collate_fn) as source:
+        for draw in range(2):
+            _seed(draw)
+            [batch] = source.batches([(ids, np.zeros_like(ids))])
+            parts = [b"".join(_leaves_of_array(each)) for each in _tensors(batch)]
+            found.append(sorted(hashlib.sha256(part).hexdigest()[:16] for part in parts))
+    return found[0] if found[0] == found[1] else None
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
 
 
 def names_of(dataset: Any, ids: Sequence[int]) -> list[str] | None:

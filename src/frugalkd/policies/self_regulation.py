@@ -87,8 +87,8 @@ class SelfRegulation(Policy):
             counts them by their margins (:func:`frugalkd.policies.label_noise.wrong_labels`; where
             the model refuses most labels, and below 2 %, nothing is done). With a teacher, its top
             class then counts as correct, if its soft targets say that. Labels are disbelieved in
-            the first half of the training, after five epochs or, of a short one, half of it: at
-            most as many, or nine tenths of a given fraction, those of the lowest mean margin (AUM,
+            the first half of the training (with a cost, of the epochs that it may be spent over),
+            after five epochs or, of a short one, half of it: at most as many, or nine tenths of a given fraction, those of the lowest mean margin (AUM,
             Pleiss et al. 2020), as long as the model, and the teacher, refuse them. Their samples
             are not trained on; they are screened once they were not visited for ``max_skip``
             epochs. Ours, not the paper's.

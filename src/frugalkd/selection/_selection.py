@@ -59,7 +59,7 @@ from frugalkd.selection.inputs import (
 )
 from frugalkd.selection.observer import Context, Observer, SharedCounts
 from frugalkd.selection.rows import DataLoading, Position, Reader
-from frugalkd.teachers import Targets
+from frugalkd.teachers import StoredTargets, Targets
 
 REFERENCE = 4096
 """Samples of the pool, at most, that scores refer to (:mod:`frugalkd.outputs`): the mean of what is
@@ -189,6 +189,8 @@ class Selection:
             ledger[ASIDE][:] = used & aside
         if targets is not None:
             targets.check(dataset)
+            if isinstance(targets, StoredTargets):
+                targets.compare_batches(dataset, loading.collate_fn)
         self.targets, self.seed, self.meters = targets, seed, Meters()
         self.policy, self.ledger, self.ranks, self.weights = policy, ledger, ranks, weights
         self.epochs, self._given_epochs = sampling.epochs_of(float(epochs)), float(epochs)

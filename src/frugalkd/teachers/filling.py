@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,7 +166,8 @@ class Filler:
     that exists already must be of the same teacher, data, augmentation and layout; features that it
     lacks are added. Of its ``shards`` (None: as many as there are, 1 for a new store) this process
     writes ``write`` (None: all), and with ``wait`` waits for another one that writes them.
-    ``on_create`` receives each header before its space is allocated.
+    ``on_create`` receives each header before its space is allocated. ``batch``: further
+    entries of the header.
 
     Raises:
         TargetsError: the data set is random by itself, or does not match the teacher's
@@ -187,6 +188,7 @@ class Filler:
         write: Sequence[int] | None = None,
         wait: bool = False,
         on_create: Callable[[Header], None] | None = None,
+        batch: Callable[[], Mapping[str, str]] = dict,
     ):
         encoding = encoding or Dense()
         check_types(encoding=(encoding, Encoding))
@@ -206,7 +208,7 @@ class Filler:
         live.check(dataset)
         self.live, self._dataset = live, dataset
         self.shards, self.write, self.wait, self.on_create = shards, write, wait, on_create
-        self.header = Header(samples, views, 1, encoding, live.describe(dataset))
+        self.header = Header(samples, views, 1, encoding, {**live.describe(dataset), **batch()})
         """Of the logits, except for the number of classes and of shards."""
         self._parts = [_Part(self, folder)]
         if features:

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from frugalkd.data.batches import call, check_model, inputs_of, run_model
 from frugalkd.data.class_names import class_names, class_order, names_text
 from frugalkd.data.images import Pictures
-from frugalkd.data.probe import data_digest
+from frugalkd.data.probe import batch_digests, data_digest
+from frugalkd.data.source import Collate, is_batch_indexed
 from frugalkd.data.text import TextData
 from frugalkd.errors import FrugalKDWarning, SettingError, TargetsError
 from frugalkd.models.features import Features, Shape, Taps, probe_features
@@ -27,6 +28,9 @@ from frugalkd.models.origin import label_names, origin_of
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import PRECISIONS, autocast
 from frugalkd.teachers.targets import Targets
+
+BATCH = "batch"
+"""In a store's header: digests of the tensors in a batch of some samples."""
 
 
 def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
@@ -87,6 +91,19 @@ class ModelTeacher(Targets):
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """What decides its outputs on ``dataset``: :func:`describe`, :attr:`about`, and torch."""
         return {**describe(None, dataset), **self.about, **this_torch()}
+
+    def describe_batch(self, dataset: Dataset, collate_fn: Collate | None) -> dict[str, str]:
+        """What ``collate_fn`` makes of some samples, by name; {} where the data make their batches
+        themselves. Raises TargetsError where it draws."""
+        if collate_fn is None and is_batch_indexed(dataset):
+            return {}
+        batch = batch_digests(dataset, collate_fn)
+        if batch is None:
+            raise TargetsError(
+                "collate_fn makes another batch of the same samples each time: draw in the data "
+                "set's view(id, view), or use a live teacher"
+            )
+        return {BATCH: " ".join(batch)}
 
     @property
     def live_teachers(self) -> Mapping[str, ModelTeacher]:
@@ -210,6 +227,9 @@ class HeadTeacher(ModelTeacher):
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         return self._live.describe(self._dataset)
+
+    def describe_batch(self, dataset: Dataset, collate_fn: Collate | None) -> dict[str, str]:
+        return self._live.describe_batch(self._dataset, collate_fn)
 
     def check(self, dataset: Dataset) -> None:
         self._live.check(self._dataset)

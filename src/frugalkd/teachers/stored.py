@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -16,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.class_names import Match, class_names, class_order, names_from, names_text
+from frugalkd.data.probe import batch_digests
 from frugalkd.data.source import Collate
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import ModelError, TargetsError
+from frugalkd.errors import FrugalKDWarning, ModelError, TargetsError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.models.features import Features, Shape, find_paths
@@ -33,8 +36,13 @@ from frugalkd.teachers.filling import (
     shape_of,
     shards_of,
 )
+<<<<<<< HEAD
 from frugalkd.teachers.live import LiveTeacher, ModelTeacher, describe
 from frugalkd.teachers.store import FILE, Store
+=======
+from frugalkd.teachers.live import BATCH, LiveTeacher, ModelTeacher, describe
+from frugalkd.teachers.store import FILE, Header, Store
+>>>>>>> ae49f18 (A store knows what collate_fn made of some samples; half of the epochs with a cost is said)
 from frugalkd.teachers.targets import Targets
 
 _CHUNK = 4096
@@ -116,8 +124,9 @@ class StoredTargets(_Kept):
             options: which processes fill ``folder``, and functions to call meanwhile.
 
         Raises:
-            TargetsError: the data set is random by itself, so that the targets would belong to
-                other pixels than the student's; ``folder`` holds other targets; the disk is full.
+            TargetsError: the data set, or ``collate_fn``, is random by itself, so that the targets
+                would belong to other pixels than the student's; ``folder`` holds other targets;
+                the disk is full.
         """
         options = FillOptions() if options is None else options
         ranks, shard = options.ranks, options.shard
@@ -132,6 +141,7 @@ class StoredTargets(_Kept):
             filler = Filler(
                 live, dataset, folder, views, encoding, features=features, shards=shards,
                 write=write, wait=shard is None, on_create=options.on_create,
+                batch=partial(live.describe_batch, dataset, collate_fn),
             )  # fmt: skip
             with closing(filler):
                 filler.fill(
@@ -203,6 +213,20 @@ class StoredTargets(_Kept):
         logits = torch.from_numpy(self.all_logits())
         labels = logits.argmax(dim=1) if labels is None else labels.cpu()
         return torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0].numpy()
+
+    def compare_batches(self, dataset: Dataset, collate_fn: Collate | None) -> None:
+        """A FrugalKDWarning where ``collate_fn`` makes other tensors of some samples than the
+        teacher saw; either batch may have more of them."""
+        if BATCH not in self.about:
+            return
+        theirs, ours = set(self.about[BATCH].split()), batch_digests(dataset, collate_fn)
+        if ours is None or not (theirs <= set(ours) or theirs >= set(ours)):
+            warnings.warn(
+                "the stored soft targets were made of other batches than this training's: fill the "
+                "store with the same collate_fn, unless it changes nothing that the teacher reads",
+                FrugalKDWarning,
+                stacklevel=3,
+            )
 
     def check(self, dataset: Dataset) -> None:
         class_order(self.class_names, class_names(dataset), "same", "the store")
