@@ -36,13 +36,8 @@ from frugalkd.teachers.filling import (
     shape_of,
     shards_of,
 )
-<<<<<<< HEAD
-from frugalkd.teachers.live import LiveTeacher, ModelTeacher, describe
-from frugalkd.teachers.store import FILE, Store
-=======
 from frugalkd.teachers.live import BATCH, LiveTeacher, ModelTeacher, describe
-from frugalkd.teachers.store import FILE, Header, Store
->>>>>>> ae49f18 (A store knows what collate_fn made of some samples; half of the epochs with a cost is said)
+from frugalkd.teachers.store import FILE, Store
 from frugalkd.teachers.targets import Targets
 
 _CHUNK = 4096
