@@ -88,10 +88,10 @@ class SelfRegulation(Policy):
             the model refuses most labels, and below 2 %, nothing is done). With a teacher, its top
             class then counts as correct, if its soft targets say that. Labels are disbelieved in
             the first half of the training (with a cost, of the epochs that it may be spent over),
-            after five epochs or, of a short one, half of it: at most as many, or nine tenths of a given fraction, those of the lowest mean margin (AUM,
-            Pleiss et al. 2020), as long as the model, and the teacher, refuse them. Their samples
-            are not trained on; they are screened once they were not visited for ``max_skip``
-            epochs. Ours, not the paper's.
+            after five epochs or, of a short one, half of it: at most as many, or nine tenths of a
+            given fraction, those of the lowest mean margin (AUM, Pleiss et al. 2020), as long as
+            the model, and the teacher, refuse them. Their samples are not trained on; they are
+            screened once they were not visited for ``max_skip`` epochs. Ours, not the paper's.
         keep_probability: the chance that a sample that passed is used all the same, in (0, 1]; it
             then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
             samples in expectation: the unbiased gate (last-visit only). Within a budget, the active
