@@ -169,7 +169,7 @@ def mean_over_the_step(outputs, labels, num_items_in_batch):
     return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
 
 
-class Own(FrugalMixin, Plain):
+class Own(FrugalMixin, transformers.Trainer):
     """A trainer of one's own, before whose loss nothing is put."""
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from frugalkd import All, Sampling, SelfRegulation
-from frugalkd.errors import FrugalKDWarning
+from frugalkd.errors import FrugalKDWarning, SelectionMisuse
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
 
-from frugalkd.integrations.transformers import FrugalTrainer  # noqa: E402
+from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
 
 ROWS, BATCH, EPOCHS = 20, 2, 4
 FULL = EPOCHS * ROWS // BATCH
@@ -244,3 +244,78 @@ def test_the_last_step_is_evaluated_and_saved_once(every, tmp_path):
     history = trainer.state.log_history
     evaluated = [log["step"] for log in history if "eval_loss" in log]
     assert evaluated == saved == sorted({*range(every, last + 1, every), last})
+
+
+# A Trainer of your own.
+
+
+class Loading(transformers.Trainer):
+    def get_train_dataloader(self):
+        return super().get_train_dataloader()
+
+
+class Fetching(transformers.Trainer):
+    def get_batch_samples(self, *given):
+        return super().get_batch_samples(*given)
+
+
+@pytest.mark.parametrize("base", [Loading, Fetching])
+def test_a_loader_of_ones_own_is_refused(base, tmp_path):
+    class Mine(FrugalMixin, base):
+        pass
+
+    with pytest.raises(SelectionMisuse, match=rf"{base.__name__}\.get_.* would not be called"):
+        made(tmp_path, kind=Mine)
+
+
+class Kept(torch.nn.Module):
+    """The same loss of all samples, that names its inputs alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return {"loss": None, "logits": self.weight.expand(len(input_ids), 3) * 1}
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("model", ["one class", "several labels", "no loss kwargs"])
+def test_a_loss_of_ones_own_gets_the_number_of_items(model, accumulation, tmp_path):
+    numbers = []
+
+    def several(samples):
+        batch = collate(samples)
+        labels = torch.nn.functional.one_hot(batch["labels"], 3).float()
+        return batch | {"labels": labels}
+
+    class Noting(transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            numbers.append(num_items_in_batch)
+            outputs = model(inputs["input_ids"])
+            rows = inputs["labels"].numel()
+            loss = rows / (num_items_in_batch or rows) + 0 * outputs["logits"].sum()
+            return (loss, outputs) if return_outputs else loss
+
+    found = []
+    for kind in (Noting, type("Mine", (FrugalMixin, Noting), {})):
+        made_by = {} if kind is Noting else {"sampling": Sampling(policy=All())}
+        own = Kept() if model == "no loss kwargs" else bert()
+        if model == "several labels":
+            own.config.problem_type = "multi_label_classification"
+        numbers.clear()
+        trainer = kind(
+            own,
+            transformers.TrainingArguments(
+                str(tmp_path), num_train_epochs=1, per_device_train_batch_size=BATCH, report_to=[],
+                gradient_accumulation_steps=accumulation, logging_steps=1, save_strategy="no",
+                disable_tqdm=True, use_cpu=True,
+            ),
+            train_dataset=rows(), data_collator=several if model == "several labels" else collate,
+            **made_by,
+        )  # fmt: skip
+        trainer.train()
+        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        found.append((losses, [None if n is None else float(n) for n in numbers]))
+    assert found[0] == found[1]
+    assert (found[0][1][0] is None) == (model == "no loss kwargs")

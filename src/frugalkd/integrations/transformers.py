@@ -104,6 +104,10 @@ _OUTPUT_OF: dict[str | None, OutputName] = {
 """By transformers' ``problem_type``."""
 
 
+_LOADING_IS_REPLACED = ("transformers", "sentence_transformers")
+"""Packages whose trainers read the data in a way that a selection does as well."""
+
+
 class FrugalMixin(Frugal, _Trainer):
     """Put before a Trainer: ``class Mine(FrugalMixin, MyTrainer)``. Training then runs through the
     epochs of a :class:`~frugalkd.Selection`; evaluation, saving and the hub stay the trainer's.
@@ -152,7 +156,8 @@ class FrugalMixin(Frugal, _Trainer):
         UnsupportedData: iterable data, labels of another kind than the model's, no labels and no
             teacher.
         SelectionMisuse: a policy with ``when: now``; DataParallel, DeepSpeed, FSDP on CPUs, and
-            what else :func:`check_devices` refuses; or the trainer's own sampler.
+            what else :func:`check_devices` refuses; or the trainer's own sampler, loader or
+            ``get_batch_samples``.
         LedgerError, TargetsError, ModelError, UnknownName: as :func:`frugalkd.distill`.
         SettingError: ``label_smoothing_factor`` together with an objective of your own, or an
             objective that is not of single tokens, with a corpus.
@@ -363,6 +368,19 @@ class FrugalMixin(Frugal, _Trainer):
         if own or (sampling != "random" and not self._grouped):
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
+        self._check_loading()
+
+    def _check_loading(self) -> None:
+        """Raises SelectionMisuse where a Trainer of one's own reads the data."""
+        order = type(self).__mro__
+        for name in ("get_train_dataloader", "get_batch_samples"):
+            homes = [cls for cls in order[order.index(FrugalMixin) + 1 :] if name in vars(cls)]
+            if homes and homes[0].__module__.split(".")[0] not in _LOADING_IS_REPLACED:
+                raise SelectionMisuse(
+                    f"the selection reads the data, and {homes[0].__name__}.{name} would not be "
+                    "called: change samples in the data set or data_collator, weigh them by "
+                    "Sampling(weights=), and remove it"
+                )
 
     def _check_corpus(self, corpus: Corpus) -> None:
         """What a corpus does not go with is refused; its own batches are also the evaluation's."""
@@ -513,18 +531,30 @@ class FrugalMixin(Frugal, _Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[Any, Tensor | None]:
         """The batches of one optimiser step, each read once the one before was trained on, and
-        their rows, or learned tokens."""
+        what their loss is divided by."""
         first = next(epoch_iterator, None)
         if first is None:
             return [], None
         planned = self.planned
         at = planned.position(first, self._steps[0], planned.accumulation)
         set_rates(self.lr_scheduler, at, planned.current[0].lr_factor)
-        rows = (first.step_tokens or first.step_rows) * (
-            self.args.world_size if self._over_devices else 1
-        )
-        rows = torch.tensor(float(rows), device=device)
-        return StepBatches(first, epoch_iterator, num_batches, self._teacher_columns), rows
+        items = self._items(first)
+        if items is not None:
+            items = torch.tensor(float(items), device=device)
+        return StepBatches(first, epoch_iterator, num_batches, self._teacher_columns), items
+
+    def _items(self, first: Batch) -> float | None:
+        """What a loss of a step is divided by: its rows or learned tokens. Of the trainer's own
+        loss: its labels, or None where neither the model nor compute_loss_func takes their
+        number."""
+        items = first.step_tokens or first.step_rows
+        if self.criterion is None:
+            labels = first.data.get("labels")
+            takes = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+            if not takes or not isinstance(labels, Tensor):
+                return None
+            items *= labels[0].numel()
+        return items * (self.args.world_size if self._over_devices else 1)
 
     @property
     def _over_devices(self) -> bool:
