@@ -253,7 +253,8 @@ BY_FILE = {
         "fashion-mnist-teacher", "fashion-mnist-claims", "fashion-mnist-modes",
         "fashion-mnist-controls", "fashion-mnist-case-a", "cifar10-precision", "fair-fashion-mnist",
         "fair-cifar10", "fair-banking77", "fair-rivals-cifar10", "fair-rivals-banking77",
-        "efficientnet-cifar10", "hard-fashion-mnist-long", "hard-cifar10-long", "hard-cifar10-mixup", "hard-efficientnet",
+        "efficientnet-cifar10", "hard-fashion-mnist-long", "hard-cifar10-long",
+        "hard-cifar10-mixup", "hard-efficientnet",
         "outputs-packages",
     ),
     budgets_table: (
@@ -306,9 +307,7 @@ TABLES = {
             "Banking77": read("hard-variants-banking77"),
         }
     ),
-    "hard-horizon": lambda: variants_table(
-        {"Fashion-MNIST": read("hard-horizon-fashion-mnist")}
-    ),
+    "hard-horizon": lambda: variants_table({"Fashion-MNIST": read("hard-horizon-fashion-mnist")}),
     "ledger-make": lambda: made_ledgers_table(
         {
             "digits": read("ledger-make-digits"),

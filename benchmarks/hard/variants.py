@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import yaml
@@ -26,14 +24,16 @@ from benchmarks.hard.recipe import recipe as recipe_of
 from frugalkd.experiments.comparison.arms import folder_name
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs import execute
+from frugalkd.experiments.runs.execute import distill
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.policies import EpochContext, Ids, Plan, Sampling, SelfRegulation, modes
+from frugalkd.policies import EpochContext, Ids, Plan, SelfRegulation
 from frugalkd.policies.keeping import lowest, race
-from frugalkd.policies.modes import CEILING, PROBE
+from frugalkd.policies.modes import CEILING, HORIZON, PROBE
 from frugalkd.policies.policy import at_sorted
-from frugalkd.training import trainer
+
+MODULE = "benchmarks.hard.variants"
+"""This one, which is ``__main__`` as a command."""
 
 
 def spent(policy: SelfRegulation, ledger: Ledger, at: EpochContext) -> float:
@@ -149,14 +149,14 @@ def distance(
     return np.clip(1 - seen.truth / np.maximum(enough, 1e-6), 0, 1).astype(np.float32)
 
 
-def cooldown(part: float) -> Callable[..., float]:
-    """The rate stays at its peak and falls linearly over the last ``part`` of the training."""
+def cooldown_20(progress: float) -> float:
+    """The rate stays at its peak and falls linearly over the last 20 % of the training."""
+    return min(1.0, (1 - progress) / 0.2)
 
-    def factor(schedule: Any, progress: float, after: float) -> float:
-        warm = min(1.0, after / schedule.warmup) if schedule.warmup else 1.0
-        return warm * min(1.0, (1 - progress) / part)
 
-    return factor
+def cooldown_40(progress: float) -> float:
+    """The same over the last 40 %."""
+    return min(1.0, (1 - progress) / 0.4)
 
 
 GATES: dict[str, tuple[type[SelfRegulation], dict[str, Any]]] = {
@@ -185,45 +185,33 @@ GATES: dict[str, tuple[type[SelfRegulation], dict[str, Any]]] = {
 }
 
 
-def run(recipe: Recipe, variant: str, out: Path, comparison: Path) -> dict[str, Any]:
-    with ExitStack() as patches:
-        if variant.startswith("horizon"):
-            patches.enter_context(mock.patch.object(modes, "HORIZON", float(variant.split()[1])))
-        if variant.startswith("cooldown"):
-            shape = cooldown(float(variant.split()[1]))
-            patches.enter_context(mock.patch.object(trainer, "factor", shape))
-        return train(recipe, *GATES[variant], out, comparison)
-
-
-def train(
-    recipe: Recipe,
-    gate: type[SelfRegulation],
-    settings: dict[str, Any],
-    out: Path,
-    comparison: Path,
-) -> dict[str, Any]:
-    own, original = recipe.student.chosen_policy, execute.sampling_of
+def variant_of(recipe: Recipe, variant: str) -> Recipe:
+    """``recipe`` of an arm with a cost, with the variant's gate in the place of its own."""
+    own, student = recipe.student.chosen_policy, recipe.student
     assert isinstance(own, SelfRegulation), "cost-T has a gate"
-    plain = {name: getattr(own, name) for name in own.__dataclass_fields__}
-    plain |= {"ceiling": CEILING, "probe": 0.0}
+    assert student.cost is not None
+    horizon = float(variant.split()[1]) if variant.startswith("horizon") else HORIZON
+    gate, settings = GATES[variant]
+    limit = {"cost": 1 / horizon, "ceiling": CEILING, "probe": 0.0}
+    changed: dict[str, Any] = {
+        "student.mode": None,
+        "student.cost": None,
+        "student.policy": {
+            "path": f"{MODULE}:{gate.__name__}",
+            "options": {**asdict(own), **limit, **settings},
+        },
+        "student.training.epochs": student.training.epochs * student.cost * horizon,
+    }
+    if variant.startswith("cooldown"):
+        curve = {"cooldown 0.2": cooldown_20, "cooldown 0.4": cooldown_40}[variant]
+        changed["student.training.schedule.path"] = f"{MODULE}:{curve.__name__}"
+    return override(recipe, changed)
 
-    def sampling(*given: Any) -> Sampling:
-        found = original(*given)
-        return replace(
-            found, mode=None, regulation=None, cost=None, policy=gate(**plain | settings)
-        )
 
-    student = recipe.student
-    epochs = modes.spread(student.training.epochs, student.cost, student.chosen_policy)
-    spread = override(recipe, {"student.cost": None, "student.training.epochs": epochs})
+def train(recipe: Recipe, out: Path, comparison: Path) -> dict[str, Any]:
     (teacher,) = (comparison / "teachers").glob("self-regulated-*")
-    with mock.patch.object(execute, "sampling_of", sampling):
-        results = execute.distill(spread, out, teacher=teacher, stores=comparison / "stores")
-    meters = results["meters"]
-    samples = meters["samples_backpropagated"] / results["budget"] / epochs
-    screened = meters["student_forwards"] - meters["samples_backpropagated"]
-    cost = (meters["samples_backpropagated"] + screened / 3) / samples
-    return {"accuracy": results["evaluation"]["accuracy"], "cost": cost}
+    results = distill(recipe, out, teacher=teacher, stores=comparison / "stores")
+    return {"accuracy": results["evaluation"]["accuracy"], "cost": results["cost"]["epochs"]}
 
 
 def main() -> None:
@@ -253,7 +241,7 @@ def main() -> None:
                 arm = base.arms[f"cost-{cost}"].set
                 made = override(base, {**sets, **arm, "seed": seed})
                 out = given.out / f"{folder_name(variant)}-{cost}-{seed}"
-                row[str(seed)] = run(made, variant, out, given.comparison)
+                row[str(seed)] = train(variant_of(made, variant), out, given.comparison)
                 print(variant, cost, seed, row[str(seed)], flush=True)
                 file.write_text(json.dumps(found, indent=1))
 

@@ -12,21 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
-from frugalkd.experiments.recipes.load import load_recipe
+from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs import execute
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.policies import EpochContext, Ids, Plan, Sampling, SelfRegulation
+from frugalkd.policies import EpochContext, Ids, Plan, SelfRegulation
 from frugalkd.policies.policy import Mask
 
 SCORES = (0.8, 0.9, 0.95, 0.98, 0.99)
@@ -64,18 +63,13 @@ def variants() -> Iterator[tuple[str, type[SelfRegulation], dict[str, Any]]]:
 def run(
     recipe: Recipe, gate: type[SelfRegulation], settings: dict[str, Any], out: Path, shared: Path
 ) -> dict[str, Any]:
-    own, original = recipe.student.chosen_policy, execute.sampling_of
+    own = recipe.student.chosen_policy
     assert isinstance(own, SelfRegulation), "the recipe's mode is regulated"
-    plain = {name: getattr(own, name) for name in own.__dataclass_fields__}
-
-    def sampling(*given: Any) -> Sampling:
-        return replace(
-            original(*given), mode=None, regulation=None, policy=gate(**plain | settings)
-        )
-
+    path, options = f"benchmarks.outputs.thresholds:{gate.__name__}", {**asdict(own), **settings}
+    policy = {"student.mode": None, "student.policy": {"path": path, "options": options}}
     teacher = shared / "teacher" if recipe.teacher.weights is None else None
-    with mock.patch.object(execute, "sampling_of", sampling):
-        results = execute.distill(recipe, out, teacher=teacher, stores=shared, resume=True)
+    made = override(recipe, policy)
+    results = execute.distill(made, out, teacher=teacher, stores=shared, resume=True)
     measured = results["evaluation"]
     error = measured.get("rmse", measured.get("mean_cosine_distance"))
     return {"error": error, "cost": results["cost"]["epochs"]}
