@@ -11,7 +11,7 @@ import torch
 from frugalkd.data import DATA, TableData, load_data
 from frugalkd.data.labels import Corrections, Noise, with_noise
 from frugalkd.data.samples import take
-from frugalkd.data.table import Columns, learned, read_table
+from frugalkd.data.table import Columns, read_table, target_columns
 from frugalkd.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
@@ -100,18 +100,18 @@ def test_another_table_becomes_the_same_inputs(file):
     other = read_table(file)
     rows = [int(name.removeprefix("row ")) for name in made.names(range(len(made)))]
     assert torch.equal(again.inputs(other)[rows], made.features)
-    values = learned(other, made.classes)
+    values = target_columns(other, made.classes)
     assert values is not None
     assert np.array_equal(values[rows], made.labels.numpy())
-    classes = learned(other, ("hut", "house", "flat"), "kind")
+    classes = target_columns(other, ("hut", "house", "flat"), "kind")
     assert classes is not None
     assert classes[0] == ("hut", "house", "flat").index(COLUMNS["kind"][0])
     other["kind"][:] = "tent"
     assert again.inputs(other)[:, -3:].eq(0).all()
     assert "kind another" in again.described(again.inputs(other)[0].numpy())
     del other["price"]
-    assert learned(other, made.classes) is None
-    assert learned(other, ("a",), "price") is None
+    assert target_columns(other, made.classes) is None
+    assert target_columns(other, ("a",), "price") is None
 
 
 def test_what_changes_samples_works_or_says_why(file):

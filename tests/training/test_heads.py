@@ -12,7 +12,7 @@ from torch import nn
 from frugalkd import All, RunOptions, Sampling, SelfRegulation, train_teacher
 from frugalkd.data.probe import data_digest
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
-from frugalkd.training.frozen import Features, features_of
+from frugalkd.training.frozen import HeadFeatures, features_of
 from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import Ids, grouped, images, net, same_columns, same_state
@@ -47,7 +47,7 @@ def test_it_trains_what_a_training_on_features_trains():
     assert isinstance(run.model, nn.Sequential)
     plain = train_teacher(
         head,
-        Features(features, data.labels, data.classes, ""),
+        HeadFeatures(features, data.labels, data.classes, ""),
         sampling=Sampling(policy=SelfRegulation(confidence=0.5)),
         training=TRAINING,
         seed=3,

@@ -342,7 +342,7 @@ def _numbers(table: Table, name: str, log: bool) -> NDArray[np.float64]:
     return np.log(column) if log else column
 
 
-def learned(table: Table, names: Sequence[str], label: str = "") -> NDArray[Any] | None:
+def target_columns(table: Table, names: Sequence[str], label: str = "") -> NDArray[Any] | None:
     """What :func:`load_table` makes labels of, from another table: classes int64 (rows,) of the
     column ``label``, as indices into ``names``, else float32 (rows, targets) of the targets
     ``names``. None where a column is not there. Raises DataError for a class of no name."""

@@ -47,7 +47,7 @@ from frugalkd.selection.checks import check_pair
 from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.encodings import encoding_for
-from frugalkd.training.api import check_soft_targets, learned
+from frugalkd.training.api import check_soft_targets, with_output_of
 from frugalkd.training.checkpoints import check_same_training, describe_choice
 
 _DEFAULTS: dict[OutputName, tuple[Callable[[], Objective], Callable[[], Objective]]] = {
@@ -82,7 +82,7 @@ class Frugal:
         cost: float | None,
         dataset: object = None,
     ) -> None:
-        self.sampling = learned(sampling, objective, dataset).at_cost(cost)
+        self.sampling = with_output_of(sampling, objective, dataset).at_cost(cost)
         self.policy = self.sampling.chosen_policy
         self.objective, self._store = objective, store
 

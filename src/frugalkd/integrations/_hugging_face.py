@@ -183,7 +183,7 @@ def without(batch: Any, name: str) -> Any:
     return {key: inputs[key] for key in inputs if key != name}
 
 
-def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
+def label_column_of(data: Any, label: str) -> NDArray[np.int64] | None:
     """A Hugging Face data set's column of class indices, None where it is not one."""
     features = getattr(data, "features", None) or {}
     for name in dict.fromkeys((label, "label", "labels", "label_ids")):

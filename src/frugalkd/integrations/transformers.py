@@ -56,8 +56,8 @@ from frugalkd.integrations._hugging_face import (
     columns_of,
     forward_of,
     inputs_named,
+    label_column_of,
     labels_in,
-    labels_of,
     lengths_in,
     logits_of,
     set_rates,
@@ -505,7 +505,8 @@ class FrugalMixin(Frugal, _Trainer):
             batch_size=self._train_batch_size, model=model, forward=self._forward_of(model),
             targets=targets, seed=args.seed if args.data_seed is None else args.data_seed,
             loading=loading,
-            labels=labels_of(dataset, self._label) if self.sampling.output == "one-class" else None,
+            labels=label_column_of(dataset, self._label)
+            if self.sampling.output == "one-class" else None,
         )  # fmt: skip
         if self.criterion is not None:
             selection.attach(project=self.criterion.project)

@@ -13,7 +13,7 @@ from frugalkd.errors import ModelError, TargetsError, UnsupportedData, few
 from frugalkd.language.corpus import Corpus, TokenBatch
 from frugalkd.language.loss import token_loss
 from frugalkd.language.models import CausalModel
-from frugalkd.language.targets import LiveTokens, Rows, StoredTokens
+from frugalkd.language.targets import LiveTokens, StoredTokens, TokenRows
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion, Learned
 from frugalkd.outputs.tokens import IGNORED
@@ -62,8 +62,9 @@ class TokenCriterion(Criterion):
         return Learned(found.loss, losses[:, None], losses)
 
     def outcomes(
-        self, forward: Forward, data: TokenBatch, targets: Rows | None = None, progress: float = 0
-    ) -> Tensor:
+        self, forward: Forward, data: TokenBatch, targets: TokenRows | None = None,
+        progress: float = 0,
+    ) -> Tensor:  # fmt: skip
         """The mean loss of the tokens of each block of a batch, (rows, 1): as in training, or the
         cross-entropy where the objective needs targets and there are none."""
         states, labels = self.model.states(data, forward), self.model.labels(data)

@@ -14,7 +14,7 @@ from frugalkd.data.batches import form
 from frugalkd.errors import ObjectiveError, SettingError, TargetsError
 from frugalkd.language.encodings import TokenEncoding
 from frugalkd.language.models import CausalModel, rows_at_once
-from frugalkd.language.targets import Rows
+from frugalkd.language.targets import TokenRows
 from frugalkd.objectives import FeatureObjective, Objective
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.settings import check_integer, check_number
@@ -71,7 +71,7 @@ def token_loss(
     model: CausalModel,
     states: Tensor,
     labels: Tensor,
-    targets: Rows | None,
+    targets: TokenRows | None,
     objective: Objective,
     *,
     tokens: float,
@@ -117,7 +117,7 @@ def token_loss(
 
 
 def _losses_of(
-    objective: Objective, labels: Tensor, targets: Rows | None, vocabulary: int
+    objective: Objective, labels: Tensor, targets: TokenRows | None, vocabulary: int
 ) -> Losses:
     """The objective's losses of some rows, from their logits."""
     name = type(objective).__name__

@@ -44,7 +44,7 @@ TOKENS = "tokens, loss mask and blocks"
 """The name, in a store's header, of the corpus's digest."""
 
 
-class Rows(Protocol):
+class TokenRows(Protocol):
     """The teacher's distributions of the rows of a batch, some of which are available."""
 
     def __len__(self) -> int: ...

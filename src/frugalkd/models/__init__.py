@@ -45,7 +45,7 @@ TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {
 FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters", "vocabulary"})
 
 
-def check_model(
+def check_model_name(
     name: str,
     options: Collection[str],
     more: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
@@ -96,7 +96,7 @@ def build_model(
             f"model {name!r} reads token ids: frugalkd.models.build_text_model({name!r}, "
             "num_classes=..., vocabulary=data.train.tokens.vocabulary) makes one"
         )
-    check_model(name, options)
+    check_model_name(name, options)
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
     _refuse_below_one(name, **sizes, **{"image size": height, "image width": width})
     pretrained = init_weights == PRETRAINED
@@ -117,7 +117,7 @@ def build_text_model(name: str, *, num_classes: int, vocabulary: int, **options:
     is as in :func:`build_model`."""
     if name not in TEXT_MODELS:
         raise UnknownName("model of texts", name, TEXT_MODELS)
-    check_model(name, options)
+    check_model_name(name, options)
     if name in EMBEDDERS:  # texts alone have no classes, and these models need none
         num_classes = 1
     _refuse_below_one(name, num_classes=num_classes, vocabulary=vocabulary)

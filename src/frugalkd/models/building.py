@@ -79,7 +79,7 @@ class ModelSettings(NamedOrPath):
     )
 
 
-def inputs_of(data: object) -> dict[str, Any]:
+def input_sizes_of(data: object) -> dict[str, Any]:
     """What a model's card holds of the inputs and outputs that its training ``data`` require; {}
     for data sets of your own."""
     if isinstance(data, Pictures):
@@ -100,7 +100,7 @@ def inputs_of(data: object) -> dict[str, Any]:
 def build(
     spec: ModelSettings, inputs: Mapping[str, Any], init_weights: str | None = None
 ) -> nn.Module:
-    """The model of ``spec`` for ``inputs``, as of :func:`inputs_of`, ready for the teacher's
+    """The model of ``spec`` for ``inputs``, as of :func:`input_sizes_of`, ready for the teacher's
     classifier where ``spec`` reuses that. Raises UnknownName, ModelError: it cannot be made, or is
     no torch module."""
     if spec.name is None:

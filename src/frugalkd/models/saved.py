@@ -38,7 +38,7 @@ from frugalkd.models.building import (
     ModelSettings,
     build,
     causal_from,
-    inputs_of,
+    input_sizes_of,
     note_spec,
     see,
 )
@@ -297,7 +297,7 @@ def write_model_card(
         "model": spec.model_dump(mode="json", exclude_none=True),
         "weights": weights,
         "libraries": dict(libraries),
-        **inputs_of(data),
+        **input_sizes_of(data),
     }
     if output is not ONE_CLASS:
         card["output"] = output.name

@@ -157,7 +157,7 @@ def distill(
     if objective is None:
         objective = KD() if corpus is None else KD(temperature=1.0)
     check_types(objective=(objective, Objective))
-    sampling = learned(sampling, objective, dataset)
+    sampling = with_output_of(sampling, objective, dataset)
     training = Training() if training is None else training
     run = RunOptions() if run is None else run
     if isinstance(teacher, Sequence) and not isinstance(teacher, str) and corpus is None:
@@ -327,7 +327,7 @@ def check_tokens(
     check_held_out_corpus(eval_dataset, corpus)
 
 
-def learned(
+def with_output_of(
     sampling: Sampling | None, objective: Objective | None, dataset: object = None
 ) -> Sampling:
     """``sampling`` (default: a mode's, of a corpus all blocks) for the kind of output that

@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 
 @final
-class Features(TensorDataset):
+class HeadFeatures(TensorDataset):
     """``features`` float32 (N, width) and ``labels`` int64 (N,), in memory; ``made_of`` names the
     data and the model that they are of.
 
@@ -104,7 +104,7 @@ def features_of(
     collate_fn: Collate | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Features:
+) -> HeadFeatures:
     """The input of the model's last linear layer for each sample, in eval mode, by
     :func:`predict`'s arguments. ``on_progress`` receives rows done and rows to do.
 
@@ -147,10 +147,10 @@ def features_of(
         if (listed := labels_of(dataset)) is not None:
             check_listed(labels, listed, np.arange(samples))
     else:
-        unlabelled = Features(found.features, torch.zeros(samples).long(), names, made_of)
+        unlabelled = HeadFeatures(found.features, torch.zeros(samples).long(), names, made_of)
         top = predict(head_of(model)[1], unlabelled, precision=precision)[0]
         labels = torch.from_numpy(top.argmax(axis=1))
-    made = Features(found.features, labels, names, made_of)
+    made = HeadFeatures(found.features, labels, names, made_of)
     made.labelled, made.seconds, made.file = found.labels is not None, found.seconds, found.file
     return made
 
@@ -168,7 +168,7 @@ def predict_by_head(
 @dataclass
 class _Rows:
     """Of some samples, in their order: ``features`` float32 (rows, width), and ``labels`` int64
-    (rows,) where there are some. ``seconds`` and ``file`` as of :class:`Features`."""
+    (rows,) where there are some. ``seconds`` and ``file`` as of :class:`HeadFeatures`."""
 
     features: Tensor
     labels: NDArray[np.int64] | None

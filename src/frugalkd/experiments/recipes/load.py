@@ -105,7 +105,7 @@ def check_names(recipe: Recipe) -> None:
     models and data sets, options that they do not take, malformed import paths. Imports nothing."""
     from frugalkd.data import DATA, check_data
     from frugalkd.language.named import CAUSAL_MODELS, CORPORA
-    from frugalkd.models import check_model
+    from frugalkd.models import check_model_name
 
     for role in ("teacher", "student"):
         said = getattr(recipe, role)
@@ -117,7 +117,7 @@ def check_names(recipe: Recipe) -> None:
                 _check_path(f"{role}.training.{part}", path)
     _check_spec("data", recipe.data, partial(check_data, known=DATA | CORPORA))
     for field, model in _models(recipe):
-        _check_spec(field, model, partial(check_model, more=CAUSAL_MODELS))
+        _check_spec(field, model, partial(check_model_name, more=CAUSAL_MODELS))
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:

@@ -45,7 +45,7 @@ from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.building import (
     ModelSettings,
     build,
-    inputs_of,
+    input_sizes_of,
     note_spec,
     refuse_reduced,
     see,
@@ -230,7 +230,7 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
             f"model {spec.name!r} takes its sizes from pictures, texts or tables: give your own "
             "model by import path for other data"
         )
-    model = build(spec, inputs_of(data), spec.init_weights)
+    model = build(spec, input_sizes_of(data), spec.init_weights)
     if spec.input_transform is not None:
         if not isinstance(data, Pictures):
             raise ModelError("model.input_transform: these data are not an ImageData, to resize")

@@ -23,7 +23,7 @@ from frugalkd.data.class_names import class_names, class_order, labels_by_name
 from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns, read_lines
 from frugalkd.data.samples import located
-from frugalkd.data.table import learned, read_table, table_file
+from frugalkd.data.table import read_table, table_file, target_columns
 from frugalkd.errors import AccessRefused, DataError, ModelError, SettingError, few, nearest
 from frugalkd.experiments.runs.folder import head_alone, read_results, results_of, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
@@ -316,7 +316,7 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
         with located(file):
             table = read_table(file)
             names = [f"row {row}" for row in range(len(next(iter(table.values()), ())))]
-            labels = learned(table, loaded.classes, str(loaded.card.get("label", "")))
+            labels = target_columns(table, loaded.classes, str(loaded.card.get("label", "")))
             return Predictions("rows", names, loaded.outputs(table), labels)
     by_class = loaded.output.by_top_class  # else the labels of these data are of another kind
     classes = loaded.classes if by_class else ()
@@ -372,7 +372,7 @@ def _texts(
         if given is not None and given.dtype != object:  # indices of classes
             return texts.tolist(), given.astype(np.int64)
         known = {} if given is None else {label: given}
-        return texts.tolist(), learned(known, classes, label) if classes else None
+        return texts.tolist(), target_columns(known, classes, label) if classes else None
     if path.suffix == ".txt" and path.is_file():
         return read_lines(path), None
     if path.suffix in (".csv", ".parquet", ".txt"):
