@@ -500,7 +500,7 @@ class FrugalCallback(Frugal, Callback):
 
     def _loss(self, batch: Batch, outputs: Any) -> Any:
         """What Lightning gets in place of the module's ``outputs``; the batch is observed."""
-        logits, losses = self._parts(batch, outputs)
+        logits, losses = self._logits_and_losses(batch, outputs)
         if losses is None:
             losses = self._criterion(logits, batch.labels, batch)
         loss = batch.reduce(losses)
@@ -509,7 +509,7 @@ class FrugalCallback(Frugal, Callback):
             return {**outputs, "logits": logits.detach(), "loss": loss}
         return loss
 
-    def _parts(self, batch: Batch, outputs: Any) -> tuple[Tensor, Tensor | None]:
+    def _logits_and_losses(self, batch: Batch, outputs: Any) -> tuple[Tensor, Tensor | None]:
         """Logits (rows, classes), and the module's own losses (rows,) where it returns them."""
         rows, seen, self._seen = len(batch.ids), self._seen, []
         found = outputs if isinstance(outputs, Mapping) else {"given": outputs}

@@ -280,15 +280,15 @@ class FrugalMixin(Frugal, _Trainer):
             kept = HeadAndTail()
         check_token_objective(objective, kept or self.teacher)
         # The student's tokenizer, where the trainer knows it.
-        self._parts = CausalModel(model, corpus.vocabulary)
-        self._parts.check(corpus, self.processing_class)
+        self._causal = CausalModel(model, corpus.vocabulary)
+        self._causal.check(corpus, self.processing_class)
         self._check_held_out(self.eval_dataset, corpus)
 
     def _check_held_out(self, data: Any, corpus: Corpus) -> None:
         for each in data.values() if isinstance(data, dict) else (data,):
             check_held_out_corpus(each, corpus)
             if each is not None:
-                self._parts.check(each, self.processing_class)
+                self._causal.check(each, self.processing_class)
 
     def _joined(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
         """Padded as the tokenizer pads."""
@@ -769,7 +769,7 @@ class _Progress(transformers.TrainerCallback):
         """The model is prepared: on its device, and sharded if it is to be. What is trained beside
         it begins with the first rank's weights, as DDP's model does."""
         selection = self._trainer._made()
-        for parameter in self._parts().parameters():
+        for parameter in self._trained_beside().parameters():
             first = parameter.detach().cpu()
             selection.ranks.take_first(first)
             parameter.data.copy_(first)
@@ -782,7 +782,7 @@ class _Progress(transformers.TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._saved = state.global_step
 
-    def _parts(self) -> nn.Module:
+    def _trained_beside(self) -> nn.Module:
         criterion = self._trainer.criterion
         return nn.Module() if criterion is None else criterion.parts
 
@@ -790,7 +790,8 @@ class _Progress(transformers.TrainerCallback):
         """With clipped gradients. A loss scaler skips steps whose gradients are not finite, which
         is not an error."""
         batch = self._trainer.planned.batch
-        self._trainer._made().ranks.average_gradients(self._parts())  # DDP has those of the model
+        # DDP has those of the model.
+        self._trainer._made().ranks.average_gradients(self._trained_beside())
         if batch is not None and self._trainer.accelerator.scaler is None:
             batch.stepped(bad_gradients(kwargs["optimizer"]))
 
