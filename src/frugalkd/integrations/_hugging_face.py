@@ -321,7 +321,7 @@ def _check_normalisation(theirs: _Normalisation | None, processing: Any) -> None
 def inputs_named(model: nn.Module) -> set[str] | None:
     """The inputs that a model's forward names, of PEFT that of the model within; None where it
     takes any. Further keywords of transformers' own models are options, and not inputs."""
-    base = getattr(model, "get_base_model", None)
+    base: Any = getattr(model, "get_base_model", None)
     inner: Any = base() if callable(base) else model
     forward = inner.forward
     parameters = inspect.signature(forward).parameters.values()
