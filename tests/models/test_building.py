@@ -15,9 +15,9 @@ from frugalkd.errors import ModelError, RecipeError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
 from frugalkd.experiments.runs.from_recipe import make_data, make_model, make_teacher
-from frugalkd.models.building import InputTransform, see
-from frugalkd.models.identity import build_digest
-from frugalkd.models.origin import Seen
+from frugalkd.models.building import InputTransform, add_input_transform
+from frugalkd.models.identity import _structure, build_digest
+from frugalkd.models.origin import InputTransformHook
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,13 +31,13 @@ def pictures(channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> 
 
 def test_the_normalisation_is_that_of_the_model():
     ours = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    seen = Seen.between(None, ours, (MEAN, STD)).pictures(pictures(3, *ours))
+    seen = InputTransformHook.between(None, ours, (MEAN, STD)).pictures(pictures(3, *ours))
     torch.testing.assert_close(seen, pictures(3, MEAN, STD), atol=1e-5, rtol=1e-5)
 
 
 def test_grey_becomes_colour():
     grey = pictures(1, (0.3,), (0.2,))
-    seen = Seen.between(None, ((0.3,), (0.2,)), (MEAN, STD)).pictures(grey)
+    seen = InputTransformHook.between(None, ((0.3,), (0.2,)), (MEAN, STD)).pictures(grey)
     pixel = grey * 0.2 + 0.3
     for channel in range(3):
         expected = (pixel[:, 0] - MEAN[channel]) / STD[channel]
@@ -47,7 +47,7 @@ def test_grey_becomes_colour():
 @pytest.mark.parametrize("size", [(9, 7), (3, 5), (6, 5)])
 def test_the_size_is_that_of_the_model(size):
     x = pictures(3, MEAN, STD)
-    seen = Seen.between(size, (MEAN, STD), (MEAN, STD)).pictures(x)
+    seen = InputTransformHook.between(size, (MEAN, STD), (MEAN, STD)).pictures(x)
     expected = x if size == (6, 5) else F.interpolate(x, size, mode="bilinear", antialias=True)
     torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
 
@@ -55,7 +55,7 @@ def test_the_size_is_that_of_the_model(size):
 def test_a_transformed_model_keeps_its_names_and_can_be_copied():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     names = list(model.state_dict())
-    see(model, InputTransform(size=9, mean=[0.5] * 3, std=[0.5] * 3), MEAN, STD)
+    add_input_transform(model, InputTransform(size=9, mean=[0.5] * 3, std=[0.5] * 3), MEAN, STD)
     x = torch.randn(2, 3, 6, 5)
     assert list(model.state_dict()) == names
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
@@ -66,8 +66,10 @@ def test_another_input_transform_is_another_teacher():
     digests = []
     for size in (None, 9, 12):
         model = nn.Flatten()
-        see(model, InputTransform(size=size), MEAN, STD)
+        add_input_transform(model, InputTransform(size=size), MEAN, STD)
         digests.append(build_digest(model))
+        # Digests of earlier runs have the hook's earlier name.
+        assert next(line for line in _structure(model) if "shift=" in line).startswith("Seen(size=")
     assert len({build_digest(nn.Flatten()), *digests}) == 4
 
 
@@ -110,7 +112,7 @@ def test_images_that_were_read_smaller_are_refused(tmp_path, in_memory):
 
 def test_impossible_transforms_are_refused():
     with pytest.raises(ModelError, match="takes pictures of 1 channels, and these have 3"):
-        see(nn.Flatten(), InputTransform(mean=[0.5], std=[0.5]), MEAN, STD)
+        add_input_transform(nn.Flatten(), InputTransform(mean=[0.5], std=[0.5]), MEAN, STD)
     recipe = load_recipe("digits")
     for input_transform, message in (
         ({"size": 0}, "size is in 1 .. 4096"),

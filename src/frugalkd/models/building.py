@@ -14,7 +14,7 @@ from frugalkd.data.text import from_transformers
 from frugalkd.errors import ModelError, few
 from frugalkd.models import MODELS, TEXT_MODELS, build_model, build_text_model
 from frugalkd.models.initial import init_from, put_projector
-from frugalkd.models.origin import Seen, note_origin
+from frugalkd.models.origin import InputTransformHook, note_origin
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, Strict
 
@@ -160,13 +160,14 @@ def note_spec(model: nn.Module, spec: ModelSettings) -> None:
     note_origin(model, spec=plain)
 
 
-def see(
+def add_input_transform(
     model: nn.Module, transform: InputTransform, mean: Sequence[float], std: Sequence[float]
 ) -> None:
     """Apply ``transform`` to the images that ``model`` receives from now on, normalised by ``mean``
     and ``std``. Raises ModelError: they have other channels."""
     wanted = (transform.mean or mean, transform.std or std)
-    model.register_forward_pre_hook(Seen.between(transform.height_width, (mean, std), wanted))
+    hook = InputTransformHook.between(transform.height_width, (mean, std), wanted)
+    model.register_forward_pre_hook(hook)
 
 
 def refuse_reduced(

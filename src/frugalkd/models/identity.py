@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from frugalkd.errors import FrugalKDWarning, ModelError
 from frugalkd.files.parsing import one_line
-from frugalkd.models.origin import Reordered, Seen, origin_of
+from frugalkd.models.origin import InputTransformHook, Reordered, origin_of
 from frugalkd.runtime.failures import blame
 
 TORCH = "torch"
@@ -60,7 +60,7 @@ def identity_of_body(model: nn.Module, head: str) -> dict[str, str] | None:
     other packages than frugalkd and the libraries here, a hook, a ``forward`` of one instance."""
     for module in model.modules():
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        own = all(isinstance(hook, Seen | Reordered) for hook in hooks)
+        own = all(isinstance(hook, InputTransformHook | Reordered) for hook in hooks)
         package = type(module).__module__.partition(".")[0]
         if "forward" in vars(module) or not own or package not in {*_LIBRARIES, "frugalkd"}:
             return None
@@ -207,7 +207,8 @@ def _structure(model: nn.Module) -> Iterator[str]:
         shown = "" if kind.__module__.startswith("torch.") else module.extra_repr()
         yield _stable(f"{name} {kind.__qualname__}({shown}) {sorted(constants(module).items())}")
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        yield from (repr(hook) for hook in hooks if isinstance(hook, Seen | Reordered))
+        own = (repr(hook) for hook in hooks if isinstance(hook, InputTransformHook | Reordered))
+        yield from (text.replace("InputTransformHook", "Seen") for text in own)  # as in old digests
 
 
 @cache

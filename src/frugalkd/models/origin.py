@@ -141,7 +141,7 @@ class Reordered:
 
 @final
 @dataclass(frozen=True)
-class Seen:
+class InputTransformHook:
     """A forward pre-hook: float32 images (B, C, H, W), as the data normalise them, to what the
     model was trained on: to ``size`` (height, width), bilinear and antialiased, where that is set,
     and by ``scale`` and ``shift``, a number per channel; grey images become as many channels."""
@@ -153,7 +153,7 @@ class Seen:
     @classmethod
     def between(
         cls, size: tuple[int, int] | None, data: Normalisation, model: Normalisation
-    ) -> Seen:
+    ) -> InputTransformHook:
         """From the normalisation of the data to the model's. Raises ModelError: they have other
         channels."""
         if len(data[0]) not in (1, len(model[0])):

@@ -36,11 +36,11 @@ from frugalkd.models import ENCODERS
 from frugalkd.models import export as exporting
 from frugalkd.models.building import (
     ModelSettings,
+    add_input_transform,
     build,
     causal_from,
     input_sizes_of,
     note_spec,
-    see,
 )
 from frugalkd.models.hub import is_repository, on_hub
 from frugalkd.models.identity import inference_mode
@@ -354,7 +354,7 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
             model = build_checked(make, state, weights)
             fill(model, state, weights)
     if spec.input_transform is not None:
-        see(model, spec.input_transform, card["mean"], card["std"])
+        add_input_transform(model, spec.input_transform, card["mean"], card["std"])
     note_spec(model, spec)
     return model
 

@@ -44,14 +44,14 @@ from frugalkd.language.named import CORPORA, fetched, make_causal
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.building import (
     ModelSettings,
+    add_input_transform,
     build,
     input_sizes_of,
     note_spec,
     refuse_reduced,
-    see,
 )
 from frugalkd.models.initial import PRETRAINED
-from frugalkd.models.origin import Seen, match_classes, note_origin, origin_of
+from frugalkd.models.origin import InputTransformHook, match_classes, note_origin, origin_of
 from frugalkd.models.saved import card_beside, known_from, load
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
@@ -235,7 +235,7 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
         if not isinstance(data, Pictures):
             raise ModelError("model.input_transform: these data are not an ImageData, to resize")
         refuse_reduced(spec.input_transform, None, data)
-        see(model, spec.input_transform, data.mean, data.std)
+        add_input_transform(model, spec.input_transform, data.mean, data.std)
     note_spec(model, spec)
     return model
 
@@ -307,7 +307,7 @@ def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Modu
                 FrugalKDWarning,
                 stacklevel=2,
             )
-            as_trained = Seen.between(None, given, trained)
+            as_trained = InputTransformHook.between(None, given, trained)
             model.register_forward_pre_hook(as_trained, prepend=True)  # before its own transform
             note_origin(model, mean=data.mean, std=data.std)
     match_classes(model, class_names(data), match, what)
