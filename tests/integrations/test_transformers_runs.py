@@ -170,13 +170,13 @@ def test_a_schedule_that_cannot_be_set_back_warns(tmp_path):
 # Checkpoints.
 
 
-class Asking(transformers.TrainerCallback):
-    """Asks for a checkpoint, after frugalkd's callbacks."""
+class SaveRequest(transformers.TrainerCallback):
+    """Requests a checkpoint, after frugalkd's callbacks."""
 
     def __init__(self, event):
-        setattr(self, event, self.ask)
+        setattr(self, event, self.request)
 
-    def ask(self, args, state, control, **kwargs):
+    def request(self, args, state, control, **kwargs):
         control.should_save = state.global_step % 10 == 5
 
 
@@ -187,7 +187,7 @@ def test_every_checkpoint_resumes(how, tmp_path):
     if how == "best":
         whole.args.save_strategy = transformers.trainer_utils.SaveStrategy.BEST
     else:
-        whole.add_callback(Asking(how))
+        whole.add_callback(SaveRequest(how))
     whole.train()
     kept = sorted(tmp_path.glob("checkpoint-*"))
     assert kept
