@@ -239,7 +239,13 @@ def test_the_gate_that_judges_a_batch_before_it(folders, tmp_path):
     assert trainer.meters.student_forwards > trainer.meters.samples_backpropagated
 
 
+class Tenfold(losses.EmbedDistillLoss):
+    def compute_loss_from_embeddings(self, embeddings, teacher_embeddings):
+        return 10 * super().compute_loss_from_embeddings(embeddings, teacher_embeddings)
+
+
 REFUSED = {
+    "a loss of one's own": ({"loss": Tenfold}, ModelError, "Tenfold.compute_loss_from_embeddings"),
     "a loss of pairs": (
         {"loss": losses.MultipleNegativesRankingLoss}, ModelError, "MultipleNegativesRankingLoss"
     ),

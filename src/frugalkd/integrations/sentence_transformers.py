@@ -56,7 +56,8 @@ class FrugalSentenceTransformerTrainer(FrugalMixin, SentenceTransformerTrainer):
         store, sampling: as in :class:`~frugalkd.integrations.transformers.FrugalMixin`.
 
     Raises:
-        ModelError: a loss that couples the rows of a batch, or gives one number for all; widths
+        ModelError: a loss that couples the rows of a batch, or gives one number for all; one of
+            your own that derives from EmbedDistillLoss; widths
             that differ without a ``projection_dim``.
         TargetsError: the teacher has another vocabulary than the student.
         UnsupportedData: several columns of texts, or neither a teacher nor a column ``label``.
@@ -149,6 +150,13 @@ class _Column(Targets):
 def objective_of(loss: object) -> Objective:
     """The objective that a loss of sentence-transformers is, row by row. Raises ModelError."""
     if isinstance(loss, EmbedDistillLoss):
+        kind = type(loss)
+        for name in ("forward", "compute_loss_from_embeddings"):
+            if getattr(kind, name) is not getattr(EmbedDistillLoss, name):
+                raise ModelError(
+                    f"{kind.__name__}.{name} would not be called, since the objective gives one "
+                    "loss a row: give EmbedDistillLoss or MSELoss"
+                )
         return EmbedDistill(loss.distance_metric)  # pyright: ignore[reportArgumentType]
     raise ModelError(
         f"{type(loss).__name__} couples the rows of a batch, or is not a distance to a teacher's "
