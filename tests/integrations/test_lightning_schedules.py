@@ -1,4 +1,4 @@
-"""Schedules and limits of Lightning for a training that costs a fraction of full training."""
+"""Lightning's schedules, limits and intervals where a training takes other steps than in full."""
 
 from __future__ import annotations
 
@@ -167,3 +167,16 @@ def test_averaging_by_epochs_is_refused_where_they_differ(fault, tmp_path):
     averaging = pl.callbacks.StochasticWeightAveraging(0.01)
     with pytest.raises(SelectionMisuse, match="StochasticWeightAveraging"):
         fit(tmp_path, module, cost=0.5 if fault == "cost" else None, callbacks=[averaging])
+
+
+@pytest.mark.parametrize("interval", [8, 10, 0.8])
+def test_an_interval_of_batches_validates_in_short_epochs(interval, tmp_path):
+    module = Module()
+    trainer = fit(
+        tmp_path, module, sampling=Sampling(regulation=SelfRegulation(0.6)), val=True,
+        max_epochs=6, val_check_interval=interval,
+    )  # fmt: skip
+    assert trainer.global_step < 6 * ROWS // BATCH
+    assert len(module.validated) >= trainer.current_epoch
+    if interval == 10:
+        assert module.validated[-1] == trainer.global_step

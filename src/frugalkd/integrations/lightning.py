@@ -343,8 +343,10 @@ class FrugalCallback(Frugal, Callback):
         self._length = batches
         loop, interval = trainer.fit_loop, trainer.val_check_interval
         loop.max_batches = batches
-        if isinstance(interval, float) and trainer.val_check_batch is not None:
-            trainer.val_check_batch = max(1, int(batches * interval))
+        if trainer.val_check_batch is not None and trainer.check_val_every_n_epoch is not None:
+            share = isinstance(interval, float)
+            most = int(batches * interval) if share else min(interval, batches)
+            trainer.val_check_batch = max(1, most)
         fetcher = loop._data_fetcher
         fetcher.length, fetcher.done = batches, batches == 0
 
