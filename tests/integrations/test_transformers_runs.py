@@ -12,6 +12,7 @@ import torch
 
 from frugalkd import All, Sampling, SelfRegulation
 from frugalkd.errors import FrugalKDWarning, SelectionMisuse
+from frugalkd.language import tiny_model, tiny_tokenizer, tokenize_corpus
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
@@ -49,9 +50,11 @@ def bert(seed=0):
     return transformers.BertForSequenceClassification(config)
 
 
-def made(folder, schedule=None, cost=None, kind=FrugalTrainer, sampling=None, **settings):
+def made(
+    folder, schedule=None, cost=None, kind=FrugalTrainer, sampling=None, model=None, **settings
+):
     """A trainer at a cost; ``schedule`` makes one of one's own from the optimiser."""
-    model = bert()
+    model = model or bert()
     given = {
         "num_train_epochs": EPOCHS, "per_device_train_batch_size": BATCH, "learning_rate": RATE,
         "logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True,
@@ -319,3 +322,39 @@ def test_a_loss_of_ones_own_gets_the_number_of_items(model, accumulation, tmp_pa
         found.append((losses, [None if n is None else float(n) for n in numbers]))
     assert found[0] == found[1]
     assert (found[0][1][0] is None) == (model == "no loss kwargs")
+
+
+class Weighted(torch.nn.Module):
+    """Its own loss, by class weights."""
+
+    def __init__(self, *weights):
+        super().__init__()
+        self.inner, self.weights = bert(), torch.tensor(weights)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.inner(input_ids, attention_mask).logits
+        if labels is None:
+            return {"logits": logits}
+        loss = torch.nn.functional.cross_entropy(logits, labels, self.weights)
+        return {"loss": loss, "logits": logits}
+
+
+@pytest.mark.parametrize(("weight", "warned"), [(90.0, 1), (1.0, 0)])
+def test_a_loss_that_cross_entropy_replaces_is_named(weight, warned, tmp_path, recwarn):
+    model = Weighted(weight, 1.0, 1.0)
+    for kind in (FrugalTrainer, type("Mine", (FrugalMixin, transformers.Trainer), {})):
+        made(tmp_path, num_train_epochs=1, kind=kind, model=model).train()
+    said = [str(each.message) for each in recwarn if each.category is FrugalKDWarning]
+    assert len(said) == warned
+    assert not said or "the model's own loss is" in said[0]
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_collator_is_refused_with_a_corpus_however_given(by_name, tmp_path):
+    corpus = tokenize_corpus(["some text"] * 9, tiny_tokenizer("some text", 270), tmp_path / "c")
+    args = transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    model = tiny_model(vocabulary=270, layers=1, width=16)
+    FrugalTrainer(model, args, None, corpus)
+    named = {"data_collator": collate, "train_dataset": corpus} if by_name else {}
+    with pytest.raises(SelectionMisuse, match="leave data_collator out"):
+        FrugalTrainer(model, args, *(() if by_name else (collate, corpus)), **named)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -32,6 +33,7 @@ from frugalkd.data.batches import call, join_padded
 from frugalkd.data.source import check_map_style
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import (
+    FrugalKDWarning,
     ModelError,
     RunFolderError,
     SelectionMisuse,
@@ -71,6 +73,7 @@ from frugalkd.language.encodings import HeadAndTail
 from frugalkd.language.loss import check_token_objective
 from frugalkd.language.models import CausalModel, load_causal
 from frugalkd.language.targets import LiveTokens, StoredTokens
+from frugalkd.models.identity import inference_mode
 from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.outputs import OUTPUTS
@@ -185,8 +188,9 @@ class FrugalMixin(Frugal, _Trainer):
             check_map_style(kwargs["train_dataset"])
         super().__init__(*args, **kwargs)
         self._make_corpora()
-        collator = kwargs.get("data_collator")
-        if self._corpus is not None and collator not in (None, self._corpus.collate):
+        if self.train_dataset is not None:  # as a positional argument, too
+            check_map_style(self.train_dataset)
+        if self._corpus is not None and not self._collates_by_default(kwargs.get("data_collator")):
             raise SelectionMisuse("a Corpus makes its batches itself: leave data_collator out")
         self._take_settings(store, sampling, objective, cost, self.train_dataset)
         if self.policy.when == "now" and self.own_loss:
@@ -221,6 +225,9 @@ class FrugalMixin(Frugal, _Trainer):
             self._take_token_teacher(known, tokenizer, corpus)
         self._check_loss(objective)
         self.criterion = self._criterion()
+        self._is_in_place = (
+            self.criterion is not None and objective is None and known is None and corpus is None
+        )
         self._teacher_columns: frozenset[str] = frozenset()  # columns that the teacher alone reads
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
@@ -241,6 +248,16 @@ class FrugalMixin(Frugal, _Trainer):
         if model is not None and task_of(model) == CAUSAL:
             self.train_dataset = self._as_corpus(self.train_dataset, "train")
             self.eval_dataset = self._as_corpus(self.eval_dataset, "eval")
+
+    def _collates_by_default(self, given: Any) -> bool:
+        """Whether the collator is the corpus's, or a trainer's default: transformers' or TRL's."""
+        corpus, found = self._corpus, self.data_collator
+        own = None if corpus is None else corpus.collate
+        by_trainer = type(found) is transformers.DataCollatorWithPadding
+        by_trainer |= type(found).__module__.split(".")[0] == "trl"
+        return given in (None, own) and (
+            found in (own, transformers.default_data_collator) or by_trainer
+        )
 
     def _as_corpus(self, data: Any, name: str | None) -> Any:
         """``data``, of which tables of tokens become corpora beside the checkpoints; without a
@@ -407,6 +424,38 @@ class FrugalMixin(Frugal, _Trainer):
                 f"label_smoothing_factor={smoothing:g} has no effect on an objective of your own: "
                 f"put CrossEntropy({smoothing:g}) into it, as in WeightedSum((KD(alpha=1.0), "
                 f"CrossEntropy({smoothing:g})), (0.9, 0.1)), and set the factor to 0"
+            )
+
+    def _compare_loss(self) -> None:
+        """Warn where the model's own loss of the first rows is another one than the objective that
+        takes its place."""
+        args, objective, selection = self.args, self.objective, self._made()
+        model: Any = self.model
+        if not self._is_in_place or args.label_smoothing_factor or objective is None:
+            return
+        collate_fn = partial(as_dict, self._collator())
+        rows = args.eval_batch_size
+        batch = read_first(self.train_dataset, selection.pool, args.device, collate_fn, rows)
+        labels = labels_in(batch, self._label, OUTPUTS[self.sampling.output])
+        names = inputs_named(model)
+        if labels is None or (names is not None and self._label not in names):
+            return
+        with inference_mode(model), self.autocast_smart_context_manager():
+            try:
+                outputs = model(**batch)
+            except Exception:  # this only warns, and training does not give labels to the model
+                return
+        own = outputs.get("loss") if isinstance(outputs, Mapping) else None
+        if not isinstance(own, Tensor) or own.ndim:
+            return
+        loss = float(objective(outputs["logits"], None, labels).mean())
+        if not math.isclose(float(own), loss, rel_tol=1e-5 if own.dtype == torch.float32 else 0.01):
+            name = type(objective).__name__
+            warnings.warn(
+                f"the model's own loss is {float(own):.4g} on the first rows, and {name} in its "
+                f"place {loss:.4g}: put FrugalMixin before Trainer to keep it, or pass objective=",
+                FrugalKDWarning,
+                stacklevel=2,
             )
 
     # The epochs.
@@ -728,7 +777,8 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     print(trainer.train().metrics["budget"])
     ```
 
-    The objective is ``KD()`` with a teacher and cross-entropy without one; the arguments'
+    The objective is ``KD()`` with a teacher and cross-entropy without one, in place of the model's
+    own loss (a warning says where this differs; :class:`FrugalMixin` keeps it); the arguments'
     ``label_smoothing_factor`` applies to the cross-entropy of both. Causal language models learn
     from a corpus. Everything else is as in
     :class:`FrugalMixin`.
@@ -774,6 +824,7 @@ class _Progress(transformers.TrainerCallback):
             selection.ranks.take_first(first)
             parameter.data.copy_(first)
         selection.check_first_batch()
+        self._trainer._compare_loss()
         self._saved = self._evaluated = -1  # the last steps at which that was done
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
