@@ -25,7 +25,8 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import All, Policy, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.training.evaluation import predict
-from frugalkd.training.trainer import Run, make_optimizer
+from frugalkd.training.optimizers import make_optimizer
+from frugalkd.training.run import Run
 
 FOLDS = 5
 GATE = SelfRegulation(max_skip=4)

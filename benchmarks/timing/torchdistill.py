@@ -28,8 +28,8 @@ from frugalkd.experiments.runs.from_recipe import make_data, make_model, make_te
 from frugalkd.objectives import KD
 from frugalkd.runtime.meters import peak_memory_bytes
 from frugalkd.training.evaluation import measure, predict
+from frugalkd.training.optimizers import factor, make_optimizer
 from frugalkd.training.settings import Training
-from frugalkd.training.trainer import factor, make_optimizer
 
 
 class Batches(Dataset):

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     )
     from frugalkd.training.api import distill, train_teacher
     from frugalkd.training.heads import train_head
+    from frugalkd.training.run import Run
     from frugalkd.training.settings import Checkpointing, Optimizer, RunOptions, Schedule, Training
-    from frugalkd.training.trainer import Run
 
 _NAMES_OF = {
     "data": "Augmentation ImageData load_data",
@@ -55,8 +55,8 @@ _NAMES_OF = {
     "teachers": ("EMATeacher FirstVisitTargets LiveTeacher SeveralTeachers StoredTargets Targets"),
     "training.api": "distill train_teacher",
     "training.heads": "train_head",
+    "training.run": "Run",
     "training.settings": "Checkpointing Optimizer RunOptions Schedule Training",
-    "training.trainer": "Run",
 }
 _HOMES = {name: module for module, names in _NAMES_OF.items() for name in names.split()}
 

@@ -11,8 +11,8 @@ from benchmarks.timing.runners import Task
 from frugalkd.errors import ModelError
 from frugalkd.experiments.recipes.load import override
 from frugalkd.objectives import KD
+from frugalkd.training.optimizers import factor
 from frugalkd.training.settings import Optimizer, Schedule, Training
-from frugalkd.training.trainer import factor
 
 STORED = {"student.targets.kind": "stored"}
 

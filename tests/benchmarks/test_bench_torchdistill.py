@@ -13,7 +13,7 @@ from frugalkd.data import ImageData
 from frugalkd.errors import ModelError
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.runs.from_recipe import make_data, make_model, make_teacher
-from frugalkd.training.trainer import factor, make_optimizer
+from frugalkd.training.optimizers import factor, make_optimizer
 
 pytest.importorskip("torchdistill", reason="torchdistill is not installed: pip install '.[bench]'")
 

@@ -25,8 +25,8 @@ from frugalkd.runtime import draws
 from frugalkd.runtime.meters import Meters
 from frugalkd.training.api import distill
 from frugalkd.training.evaluation import predict
+from frugalkd.training.run import Run
 from frugalkd.training.settings import Listener, RunOptions, Stop, Training
-from frugalkd.training.trainer import Run
 
 MakeModel = Callable[[int], nn.Module]
 """A fresh model, its weights drawn from a seed."""

@@ -56,8 +56,9 @@ from frugalkd.teachers.encodings import too_little
 from frugalkd.training.checkpoints import describe_training
 from frugalkd.training.evaluation import evaluate, predict
 from frugalkd.training.fsdp import placed
+from frugalkd.training.run import Run
 from frugalkd.training.settings import RunOptions, Training
-from frugalkd.training.trainer import ForwardFn, Run, Trainer, accelerator_for
+from frugalkd.training.trainer import ForwardFn, Trainer, accelerator_for
 
 
 def train_teacher(

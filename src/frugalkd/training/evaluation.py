@@ -37,7 +37,7 @@ from frugalkd.runtime.settings import check_integer
 from frugalkd.selection.checks import of_held_out
 
 if TYPE_CHECKING:
-    from frugalkd.training.trainer import Run
+    from frugalkd.training.run import Run
 
 Predictions = Callable[[nn.Module, Dataset], tuple[NDArray[np.float32], NDArray[np.int64] | None]]
 """The probabilities and the labels of a data set, as :func:`predict` gives them."""

@@ -27,8 +27,9 @@ from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.training.api import train_teacher
 from frugalkd.training.evaluation import evaluate
 from frugalkd.training.frozen import features_of, predict_by_head
+from frugalkd.training.run import Run
 from frugalkd.training.settings import RunOptions, Training
-from frugalkd.training.trainer import Run, accelerator_for
+from frugalkd.training.trainer import accelerator_for
 
 
 @digests_kept()

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache, partial
-from numbers import Real
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.data.batches import call, inputs_of
-from frugalkd.distributed.ranks import Agreed, is_sharded
+from frugalkd.distributed.ranks import Agreed
 from frugalkd.errors import ModelError, Stopped, few
-from frugalkd.ledger.ledger import Ledger
-from frugalkd.models.export import save_model
-from frugalkd.models.hub import MESSAGE, own_loading, push, table, write_card
-from frugalkd.models.origin import origin_of
 from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
-from frugalkd.policies.modes import OutputName
 from frugalkd.runtime.devices import autocast, resolve_device
 from frugalkd.runtime.failures import blame
-from frugalkd.runtime.formatting import duration, percent
-from frugalkd.runtime.imports import import_object, make_object
-from frugalkd.runtime.meters import Meters
-from frugalkd.runtime.settings import shown
 from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.finite import gradients, mark
 from frugalkd.teachers import EMATeacher
@@ -47,114 +33,14 @@ from frugalkd.training.checkpoints import (
     random_state,
     set_random_state,
 )
-from frugalkd.training.fsdp import WaitingSGD, check_parts, load_state, load_whole, whole
-from frugalkd.training.settings import Optimizer, RunOptions, Schedule, Training
+from frugalkd.training.fsdp import check_parts, load_state, load_whole, whole
+from frugalkd.training.optimizers import factor, make_optimizer
+from frugalkd.training.settings import RunOptions, Training
 
 _DETACHED = (
     "no gradient reaches a parameter of the model: its forward or the objective detaches, runs "
     "without gradients, or uses nothing that is trained"
 )
-
-
-@dataclass
-class Run:
-    """The result of a training.
-
-    Attributes:
-        model: the trained model (of the last epoch, or the average of ``training.ema``), in eval
-            mode.
-        ledger: the record of each sample.
-        meters: the cost.
-        budget: the samples that went through a backward pass, as a fraction of training on all in
-            every epoch that was given.
-        history: one record per epoch: loss, learning rate, rows by kind, seconds.
-        evaluation: measures on ``eval_dataset``, or None.
-        probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None; of
-            another kind of output than one class, its outputs.
-        features: of :func:`frugalkd.train_head`, the features that it trained on: ``rows``, the
-            ``seconds`` that computing them took, and the file that they were ``reused_from``.
-        projection: from the model's embeddings to the teacher's width, where these differ.
-        output: the kind of the model's outputs, a key of :data:`frugalkd.outputs.OUTPUTS`.
-    """
-
-    model: nn.Module
-    ledger: Ledger
-    meters: Meters
-    budget: float
-    history: list[dict[str, Any]] = field(default_factory=list)
-    evaluation: dict[str, Any] | None = None
-    probabilities: NDArray[np.float32] | None = None
-    features: dict[str, Any] | None = None
-    projection: nn.Linear | None = None
-    output: OutputName = "one-class"
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        description: str = "",
-        license: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = MESSAGE,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-    ) -> str:
-        """Push the model's weights and a card that says what they cost to the Hugging Face hub. A
-        model of transformers, or another one that has ``save_pretrained``, is saved by that. (A
-        run folder: ``frugalkd push``, whose card knows the recipe, and which ``frugalkd.load``
-        builds again by name.)
-
-        Args:
-            repo_id: USER/NAME, made where it is missing.
-            description: Markdown at the beginning of the card, such as what the teacher was.
-            license: of the model, as the hub names it: ``apache-2.0``.
-            private, token, commit_message, branch, create_pr: as of huggingface_hub's
-                ``ModelHubMixin.push_to_hub``.
-
-        Returns:
-            The URL of the commit.
-
-        Raises:
-            ModelError: ``repo_id`` is not a valid name, or the hub refuses.
-        """
-
-        def write(folder: Path) -> None:
-            classes = origin_of(self.model).classes
-            weights = save_model(folder / "student.safetensors", self.model, classes)
-            sections = {
-                "": description or "Trained with frugalkd.",
-                "Load it": own_loading(self.model, repo_id, weights),
-                "What it came to": table(["what", "value"], list(self._facts().items())),
-            }
-            write_card(folder, repo_id, sections, license=license)
-
-        return push(
-            write, repo_id, token=token, private=private, commit_message=commit_message,
-            branch=branch, create_pr=create_pr,
-        )  # fmt: skip
-
-    def _facts(self) -> dict[str, object]:
-        """What is known of the training, as its card says it."""
-        meters, samples = self.meters, len(self.ledger)
-        cost = meters.cost(samples)["epochs"]
-        facts = {
-            **(self.evaluation or {}),
-            "policy": self.ledger.about.get("policy"),
-            "training samples": samples,
-            "epochs": len(self.history),
-            "samples backpropagated, of full training": percent(self.budget),
-            "cost, epochs of full training": cost and round(cost, 2),
-            "rows through the student": meters.student_forwards,
-            "teacher queries": meters.teacher_queries,
-            "time of training": duration(meters.wall_seconds),
-            "SHA-256 of the training data": self.ledger.about.get("data"),
-        }
-        return {
-            name: f"{value:.4f}" if isinstance(value, float) else value
-            for name, value in facts.items()
-            if value is not None
-        }
 
 
 def fixed_parts(model: nn.Module) -> list[nn.Module]:
@@ -216,59 +102,6 @@ class ForwardFn(nn.Module):
         inputs = inputs_of(data, channels_last=self.channels_last)
         with self.precision():
             return run(inputs)
-
-
-def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """The fused optimiser: one call a step, and it respects ``found_inf`` without waiting for the
-    device; or that of ``settings.path``. Parameters of one dimension (biases, normalisation) have
-    no weight decay. Raises ModelError where none can be made for these parameters."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if settings.path is not None:
-        options = {"params": groups, "lr": settings.lr, **settings.options}
-        made = make_object(settings.path, options)
-        if not isinstance(made, torch.optim.Optimizer):
-            raise ModelError(f"{settings.path} made a {type(made).__name__}: name an optimiser")
-        return made
-    try:
-        if settings.name == "adamw":
-            return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
-        cut, momentum = is_sharded(model), settings.momentum
-        kind = WaitingSGD if cut else torch.optim.SGD
-        return kind(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=not cut)
-    except Exception as error:
-        blame(error, ModelError, f"no {settings.name} can be made for this model's parameters")
-
-
-@cache
-def _curve(path: str) -> Any:
-    return import_object(path)
-
-
-def factor(schedule: Schedule, progress: float, after: float) -> float:
-    """The factor of the peak learning rate of a step from ``progress`` in [0, 1] to ``after``.
-    Raises ModelError where a function of the user's fails, or gives no number from 0 on."""
-    warm = min(1.0, after / schedule.warmup) if schedule.warmup else 1.0
-    if schedule.path is not None:
-        try:
-            own: Any = _curve(schedule.path)(progress)
-        except Exception as error:
-            blame(error, ModelError, f"{schedule.path} fails at progress {progress:.3g}")
-        if not (isinstance(own, Real) and 0 <= float(own) < math.inf):
-            raise ModelError(
-                f"{schedule.path} gives {shown(own)} at progress {progress:.3g}: a number from 0 on"
-            )
-        return warm * float(own)
-    left = {
-        "cosine": (1 + math.cos(math.pi * progress)) / 2,
-        "linear": 1 - progress,
-        "constant": 1.0,
-    }[schedule.shape]
-    return warm * (schedule.final + (1 - schedule.final) * left)
 
 
 class Trainer:

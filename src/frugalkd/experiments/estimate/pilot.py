@@ -29,7 +29,7 @@ from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of
 from frugalkd.teachers import FillOptions, LiveTeacher, StoredTargets
 from frugalkd.training.api import distill
-from frugalkd.training.trainer import Run
+from frugalkd.training.run import Run
 
 Weights = NDArray[np.float32]
 FILL_BATCH = 256

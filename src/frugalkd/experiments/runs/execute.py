@@ -60,8 +60,8 @@ from frugalkd.training.api import check_tokens, train_teacher
 from frugalkd.training.api import distill as distill_model
 from frugalkd.training.evaluation import predict
 from frugalkd.training.heads import train_head
+from frugalkd.training.run import Run
 from frugalkd.training.settings import Listener, RunOptions, Stop
-from frugalkd.training.trainer import Run
 
 Train = Callable[[RunContext, dict[str, Any]], tuple[Run, dict[str, Any]]]
 """A training, from its keywords: the run, and notes for its results."""

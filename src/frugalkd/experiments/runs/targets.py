@@ -73,8 +73,8 @@ from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
 from frugalkd.training.evaluation import label_agreement, measure_embeddings, teacher_rmse
 from frugalkd.training.frozen import features_of
+from frugalkd.training.run import Run
 from frugalkd.training.settings import Stop
-from frugalkd.training.trainer import Run
 
 _COMPARED, _FEWEST_COMPARED = 128, 32
 _COARSE = 0.01

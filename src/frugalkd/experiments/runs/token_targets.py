@@ -23,7 +23,7 @@ from frugalkd.models.flops import flops_of_data
 from frugalkd.runtime.devices import autocast, device_of, resolve_device
 from frugalkd.teachers import Targets
 from frugalkd.teachers.filling import FillOptions
-from frugalkd.training.trainer import Run
+from frugalkd.training.run import Run
 
 ONE = "teacher"
 """The name of a single teacher."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from frugalkd.training.optimizers import factor, make_optimizer
 from frugalkd.training.settings import Optimizer, Schedule
-from frugalkd.training.trainer import factor, make_optimizer
 from toys import net
 
 SETTINGS = [
