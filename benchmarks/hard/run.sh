@@ -6,12 +6,16 @@
 set -euo pipefail
 task=$1 out=$2
 mkdir -p "$out"
-python -m benchmarks.hard.recipe "${task/fine-tuning/minilm}" >"$out/recipe.yaml"
+recipe=${task/fine-tuning/minilm}
+python -m benchmarks.hard.recipe "${recipe/-which/}" >"$out/recipe.yaml"
 arms=short-1.5,short-3,short-6,short-12,short-24,cost-3,cost-6,cost-12 claims=() seeds=10 first=30 margin=0.3 more=()
 case $task in
   fashion-mnist) for cost in 3 6 12; do claims+=(--claim "cost-$cost > short-$cost"); done ;;
   # Its teacher is trained again, and the claims are those of the shorter costs.
   fashion-mnist-long) seeds=3 arms=short-24,short-48,cost-24 ;;
+  # The same samples for others: what each epoch's number of samples comes to without the choice of them.
+  fashion-mnist-which)
+    seeds=3 arms=short-3,cost-3,permuted-cost:cost-3,short-6,cost-6,permuted-cost:cost-6 ;;
   banking77)
     arms+=,cost-24,short-48
     for cost in 3 6 12 24; do claims+=(--claim "cost-$cost >= short-$cost"); done ;;
