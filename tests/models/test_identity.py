@@ -211,6 +211,37 @@ def test_constants_read_the_parameters_of_base_classes_too():
     assert {"scale", "bias", "_act"} <= constants(Child(scale=3)).keys()
 
 
+def tiny(**config):
+    transformers = pytest.importorskip("transformers")
+    given = {
+        "vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 4,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    kind = transformers.MistralForCausalLM
+    return kind(transformers.MistralConfig(**given | config)).eval()
+
+
+@pytest.mark.parametrize("config", [{"sliding_window": None}, {"sliding_window": 3}])
+def test_settings_of_transformers_are_part_of_it(config):
+    """Of the same weights, which give other outputs."""
+    one, other, ids = tiny(), tiny(**config), torch.arange(8)[None]
+    assert weights_digest(one) == weights_digest(other)
+    with torch.no_grad():
+        assert not torch.equal(one(ids).logits, other(ids).logits)
+    assert build(one) == build(tiny()) != build(other)
+    assert build(nn.Sequential(one)) != build(nn.Sequential(other))
+
+
+def test_what_transformers_writes_into_settings_is_not(tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    read = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    read.config.use_cache, read.config.id2label = False, {0: "a"}
+    read.config.problem_type = "regression"
+    assert build(read) == build(model) == build(tiny())
+
+
 def test_a_script_and_a_module_give_the_same(tmp_path, monkeypatch):
     """``__main__`` in one process, a module's name in another."""
     (tmp_path / "own_net.py").write_text(

@@ -36,6 +36,13 @@ _LIBRARIES = frozenset({"torch", "timm", "torchvision", "transformers"})
 else they keep depends on their version, which is recorded."""
 _BOOKKEEPING = frozenset({*vars(nn.Module()), "name_or_path", "_is_hf_initialized"})
 """Attributes of torch's own, and transformers' notes on where weights came from."""
+_NOT_OUTPUTS = frozenset({
+    "_attn_implementation", "_name_or_path", "architectures", "bos_token_id", "dtype",
+    "eos_token_id", "id2label", "label2id", "output_attentions", "output_hidden_states",
+    "problem_type", "return_dict", "torch_dtype", "transformers_version", "use_cache",
+})  # fmt: skip
+"""Settings of transformers' configurations that decide no output, or that are recorded elsewhere;
+``problem_type`` is written by a forward with labels."""
 _FIRST: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
 """By module, the attributes that a forward pass changed, as they were before ("" for none); all
 modules of a model that had a forward pass are in it."""
@@ -99,7 +106,8 @@ def warn_of_torch(version: object, what: str) -> None:
 def build_digest(model: nn.Module) -> str:
     """SHA-256 (hex) of how a model was built, without its weights: of its
     :class:`~frugalkd.models.origin.Origin`'s spec, of its input transform, of the order of its
-    outputs, and of each module's class name, ``extra_repr`` and :func:`constants`."""
+    outputs, of each module's class name, ``extra_repr`` and :func:`constants`, and of the settings
+    of transformers' configurations, whose models keep them under other names, or not at all."""
     spec = json.dumps(origin_of(model).spec, sort_keys=True)
     return hashlib.sha256("\n".join([spec, *_structure(model)]).encode()).hexdigest()
 
@@ -202,6 +210,7 @@ def _version(package: str) -> str:
 def _structure(model: nn.Module) -> Iterator[str]:
     """A line for each module, without its class's module: a user's script is ``__main__`` in one
     process and a module in another."""
+    configs = set()
     for name, module in model.named_modules():
         kind = type(module)
         shown = "" if kind.__module__.startswith("torch.") else module.extra_repr()
@@ -209,6 +218,32 @@ def _structure(model: nn.Module) -> Iterator[str]:
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         own = (repr(hook) for hook in hooks if isinstance(hook, InputTransformHook | Reordered))
         yield from (text.replace("InputTransformHook", "Seen") for text in own)  # as in old digests
+        config = vars(module).get("config")
+        if id(config) not in configs and hasattr(config, "to_diff_dict"):
+            configs.add(id(config))
+            yield _stable(f"{name} {_settings(config)}")
+
+
+def _settings(config: Any) -> str:
+    """What differs in a configuration of transformers from the defaults of its class, which a newer
+    version may add to."""
+    try:
+        defaults = type(config)().to_dict()
+    except Exception:  # of a class that cannot do without arguments
+        defaults = {}
+    own = _decisive(config.to_dict())
+    differing = {name: own[name] for name in own if own[name] != defaults.get(name, _NOT_OUTPUTS)}
+    return json.dumps(differing, sort_keys=True, default=str)
+
+
+def _decisive(settings: dict[Any, Any]) -> dict[str, Any]:
+    """``settings`` without those that decide no output, in those of a part too; what JSON has no
+    form of as a text."""
+    return {
+        str(name): _decisive(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name not in _NOT_OUTPUTS
+    }
 
 
 @cache
