@@ -22,6 +22,8 @@ from transformers import (
     MambaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from frugalkd.errors import FrugalKDWarning, ModelError, SettingError, TargetsError
@@ -38,7 +40,8 @@ SMALL = {
 
 def made(kind, **config):
     configs = {GPT2LMHeadModel: GPT2Config, Gemma2ForCausalLM: Gemma2Config,
-               MambaForCausalLM: MambaConfig, Qwen2ForCausalLM: Qwen2Config}  # fmt: skip
+               MambaForCausalLM: MambaConfig, Qwen2ForCausalLM: Qwen2Config,
+               Qwen2MoeForCausalLM: Qwen2MoeConfig}  # fmt: skip
     torch.manual_seed(0)
     return kind(configs[kind](**SMALL, **config)).eval()
 
@@ -212,6 +215,36 @@ def test_a_student_cut_from_its_teacher(embeddings):
     ids = torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(full(ids).logits, teacher(ids).logits)
+
+
+def test_a_cut_of_16_bits_has_the_rotary_frequencies(tmp_path):
+    """Which a model that is loaded keeps in float32."""
+    made(Qwen2ForCausalLM, head_dim=16).save_pretrained(tmp_path)
+    teacher = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    student, ids = cut_layers(teacher, range(4)), torch.arange(60)[None]
+    frequencies = student.model.rotary_emb.inv_freq
+    assert frequencies.dtype == torch.float32
+    assert frequencies is not teacher.model.rotary_emb.inv_freq
+    with torch.no_grad():
+        assert torch.equal(student(ids).logits, teacher(ids).logits)
+
+
+def test_layers_that_depend_on_their_number_are_refused():
+    scaled = made(GPT2LMHeadModel, scale_attn_by_inverse_layer_idx=True)
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        assert torch.equal(cut_layers(scaled, range(4))(ids).logits, scaled(ids).logits)
+    with pytest.raises(
+        ModelError, match=r"^transformer\.h\.2\.attn of GPT2LMHeadModel has (?!.*\n)"
+    ):
+        cut_layers(scaled, [0, 2])
+    mixed = made(
+        Qwen2MoeForCausalLM, mlp_only_layers=[1], num_experts=2, num_experts_per_tok=1,
+        moe_intermediate_size=8, shared_expert_intermediate_size=8,
+    )  # fmt: skip
+    assert len(cut_layers(mixed, [0, 1, 3]).model.layers) == 3
+    with pytest.raises(ModelError, match=r"^(?!.*\n)the layers of Qwen2MoeForCausalLM differ by"):
+        cut_layers(mixed, [1, 2])
 
 
 @pytest.mark.parametrize("layers", [[], [4], [-1], [True]])

@@ -33,6 +33,7 @@ Embeddings = Literal["trained", "frozen", "shared"]
 
 _INPUTS = ("input_ids", "position_ids")
 _PROBED = 6  # tokens of each of two documents
+_OF_MODULES = frozenset({*vars(nn.Module()), "gradient_checkpointing", "name_or_path"})
 _LARGE = 64.0  # states that are so much larger show what a model does to large logits
 
 
@@ -94,7 +95,8 @@ def cut_layers(teacher: Any, layers: Sequence[int], embeddings: Embeddings = "tr
             own, frozen, which takes no memory. A head that is the embeddings goes with them.
 
     Raises:
-        ModelError: the teacher's layers are not found.
+        ModelError: the teacher's layers are not found, or one of them would be another one at its
+            new place.
         SettingError: there is no such layer.
     """
     check_types(embeddings=(embeddings, Embeddings))
@@ -115,18 +117,62 @@ def cut_layers(teacher: Any, layers: Sequence[int], embeddings: Embeddings = "tr
     with torch.random.fork_rng(devices=[]):
         student = type(teacher)(config).to(next(teacher.parameters()).dtype)
     places = {f"{lists[0]}.{new}.": f"{lists[0]}.{old}." for new, old in enumerate(layers)}
-    there = teacher.state_dict()
-    state = {}
-    for name in student.state_dict():
-        new = next((each for each in places if name.startswith(each)), "")
-        state[name] = there[places.get(new, "") + name.removeprefix(new)]
-    student.load_state_dict(state)
+    _fill(student, teacher, places)
     if embeddings == "shared":
         student.set_input_embeddings(teacher.get_input_embeddings())
         student.tie_weights()
     if embeddings != "trained":
         student.get_input_embeddings().requires_grad_(False)
     return student.train(teacher.training)
+
+
+def _fill(student: nn.Module, teacher: nn.Module, places: Mapping[str, str]) -> None:
+    """Give ``student`` the tensors of its ``teacher``, whose names begin in another way (values of
+    ``places``) where they are of a layer (its keys). Raises ModelError where a layer has other
+    tensors at its new place, or other settings, which it would have again where it is loaded."""
+
+    def there(name: str) -> str:
+        new = next((each for each in places if name.startswith(each)), "")
+        return places.get(new, "") + name.removeprefix(new)
+
+    kind = type(teacher).__name__
+    tensors = dict(teacher.named_buffers(remove_duplicate=False)) | teacher.state_dict()
+    try:
+        student.load_state_dict({name: tensors[there(name)] for name in student.state_dict()})
+    except (KeyError, RuntimeError):
+        raise ModelError(
+            f"the layers of {kind} differ by their place (dense ones and mixtures of experts, "
+            "perhaps), so that some would not have their own weights: choose others"
+        ) from None
+    for name, buffer in student.named_buffers(remove_duplicate=False):
+        if there(name) in tensors:  # in its own precision: `to` rounds those that are not saved
+            owner, _, own = name.rpartition(".")
+            setattr(
+                student.get_submodule(owner), own, tensors[there(name)].to(buffer.device, copy=True)
+            )
+    modules = dict(teacher.named_modules())
+    for name, module in student.named_modules():
+        before = modules.get(there(name))
+        if before is None or there(name) == name or type(module).__module__.startswith("torch."):
+            continue
+        own, old = _settings(module), _settings(before)
+        other = sorted(each for each in own if own[each] != old.get(each))
+        if other:
+            raise ModelError(
+                f"{there(name)} of {kind} has {other[0]} = {one_line(old.get(other[0]), 40)}, and "
+                f"at its new place {one_line(own[other[0]], 40)}, which depends on the number of "
+                "the layer: choose layers that keep theirs (0, 1, ...)"
+            )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a module of transformers, without the number of its layer."""
+    kinds = bool | int | float | str | None
+    left_out = _OF_MODULES | {"layer_idx", "layer_id"}
+    return {
+        name: value for name, value in vars(module).items()
+        if isinstance(value, kinds) and name not in left_out
+    }  # fmt: skip
 
 
 @final
