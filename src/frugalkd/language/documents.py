@@ -104,7 +104,7 @@ def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
             said = json.dumps(rows, sort_keys=True, default=_plain)
             return rows, hashlib.sha256(said.encode()).hexdigest()
         return source, data_digest(source)
-    paths = _files_of(source)
+    paths = text_files(source)
     if paths:
         if split != "train":
             raise DataError(f"{os.fspath(source)} is text files, which have no split {split!r}")
@@ -290,7 +290,7 @@ def _tokenised(row: Row) -> Document:
     return Document(ids.astype(np.int64), loss, not loss.all())
 
 
-def _files_of(source: StrPath) -> list[Path]:
+def text_files(source: StrPath) -> list[Path]:
     """The text files that ``source`` names, in the data root or from here; [] where it names
     something else."""
     for place in (Path(source), data_root() / source):

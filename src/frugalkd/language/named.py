@@ -16,7 +16,7 @@ from frugalkd.errors import DataError, ModelError, TargetsError, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.writing import writing
 from frugalkd.language.corpus import Corpus, Packing, tokenize_corpus
-from frugalkd.language.documents import FILES, Part
+from frugalkd.language.documents import FILES, Part, text_files
 from frugalkd.language.models import (
     causal_from,
     cut_layers,
@@ -58,8 +58,8 @@ def load_corpus(
         positions: the same, of the training data; all that is held out is measured.
 
     Raises:
-        DataError, ModelError, SettingError: as of :func:`tokenize_corpus`, and there is no such
-            tokenizer.
+        DataError, ModelError, SettingError: as of :func:`tokenize_corpus`, there is no such
+            tokenizer, or ``test`` is a part of ``path``.
     """
     check_types(path=(path, str), tokenizer=(tokenizer, str), test=(test, str | float))
     check_types(split=(split, str))
@@ -68,6 +68,7 @@ def load_corpus(
     if not isinstance(test, str):
         own, other = ((source, split, Part(test, held)) for held in (False, True))
     elif os.path.exists(there := _rooted(test, root)) or Path(test).suffix in FILES:
+        _refuse_shared(there, source)
         other = there, "train", None
     else:
         other = source, test, None  # which text files do not have
@@ -83,6 +84,18 @@ def load_corpus(
         raise DataError(f"{path} is both to train on and held out: name another test")
     first.tokenizer = second.tokenizer = made
     return first, second
+
+
+def _refuse_shared(test: str, path: str) -> None:
+    """Raises DataError where some files of the held-out text at ``test`` are read to train on from
+    ``path``, too. Of a folder of tables any file may be."""
+    held_out, trained = ({file.resolve() for file in text_files(each)} for each in (test, path))
+    inside = not trained and Path(path).resolve() in Path(test).resolve().parents
+    if inside or (held_out != trained and held_out & trained):
+        raise DataError(
+            f"{test} is held out, and some of its text is in {path}, which is trained on: move it "
+            "elsewhere, or name the file to train on as path"
+        )
 
 
 def load_tiny(
