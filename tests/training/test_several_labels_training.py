@@ -249,6 +249,17 @@ def test_a_label_that_no_sample_has_is_a_warning():
         run(data=data, epochs=1)
 
 
+@pytest.mark.parametrize("value", [-1.0, torch.nan])
+def test_every_held_out_label_is_checked(value):
+    """Not those of the first batch alone: -1 would count as a label that is not there."""
+    held_out = Rows(given=of(value), listed=False)
+    with pytest.raises(DataError, match=r"^held-out data: a label of sample 13 is (-1|nan)"):
+        train_teacher(
+            net(), Rows(), eval_dataset=held_out, objective=BinaryCrossEntropy(), device="cpu",
+            training=Training(epochs=1, batch_size=32),
+        )  # fmt: skip
+
+
 def test_stored_logits_select_the_same_rows():
     live = run()
     exact = run(teacher=StoredTargets.fill(teacher_net(), Rows(), encoding=Dense("float32")))

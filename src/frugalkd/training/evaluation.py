@@ -121,7 +121,7 @@ def evaluate(
         if labels is None:
             run.evaluation = measure_embeddings(run.probabilities, of_teacher, run.projection)
         else:
-            run.evaluation = MEASURES[output.name](run.probabilities, labels, of_teacher)
+            run.evaluation = measured(output, run.probabilities, labels, of_teacher)
     run.meters.eval_seconds += time.perf_counter() - started
 
 
@@ -221,6 +221,18 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "regression": measure_values,
 }
 """By the kind of output: what held-out data say of a model's predictions, from their labels."""
+
+
+def measured(
+    output: Output,
+    predictions: NDArray[np.float32],
+    labels: NDArray[Any],
+    teacher: NDArray[np.float32] | None = None,
+) -> dict[str, Any]:
+    """What ``MEASURES`` has for this kind of ``output``. Raises DataError where labels of a sample
+    are not possible, which the measures would count as another one."""
+    output.check(torch.from_numpy(labels), np.arange(len(labels)), predictions.shape[1])
+    return MEASURES[output.name](predictions, labels, teacher)
 
 
 def measure_embeddings(

@@ -40,7 +40,7 @@ from frugalkd.language.targets import LiveTokens
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
-from frugalkd.training.evaluation import MEASURES
+from frugalkd.training.evaluation import measured
 from frugalkd.training.evaluation import predict as predict_data
 from frugalkd.training.frozen import predict_by_head
 
@@ -92,8 +92,8 @@ def evaluate_run(
             "they agree on held-out data"
         )
     predictions, labels, what = on_data(run, loaded, data, allowed)
-    measured = MEASURES[loaded.output.name](predictions, labels)
-    return {key: value for key, value in measured.items() if not key.startswith("teacher")}, what
+    found = measured(loaded.output, predictions, labels)
+    return {key: value for key, value in found.items() if not key.startswith("teacher")}, what
 
 
 def _on_tokens(
