@@ -33,7 +33,7 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_call, flops_of_data, or_warned
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import KD, CrossEntropy, Objective
-from frugalkd.objectives.criterion import bind
+from frugalkd.objectives.criterion import Criterion, bind
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import All, Sampling
 from frugalkd.runtime.devices import autocast, device_of
@@ -57,7 +57,7 @@ from frugalkd.training.checkpoints import describe_training
 from frugalkd.training.evaluation import evaluate, predict
 from frugalkd.training.fsdp import placed
 from frugalkd.training.run import Run
-from frugalkd.training.settings import RunOptions, Training
+from frugalkd.training.settings import RunOptions, Stop, Training
 from frugalkd.training.trainer import ForwardFn, Trainer, accelerator_for
 
 
@@ -274,44 +274,74 @@ def distill(
         if eval_dataset is not None:
             if compared is not None:  # a teacher that was not queried is still compared with
                 compared = live["teacher"].teacher if live else compared.to(accelerator.device)
-            predictions: Any = partial(
-                predict, precision=training.precision, num_workers=training.num_workers,
-                output=output,
+            _measure(
+                done, compared, eval_dataset, training,
                 collate_fn=collate_fn, should_stop=trainer.should_stop, ranks=ranks,
             )  # fmt: skip
-            if corpus is None:
-                evaluate(done, compared, eval_dataset, predictions)
-            else:
-                started = time.perf_counter()
-                held_out: Any = eval_dataset
-                done.evaluation = measure_tokens(
-                    model, held_out, compared, precision=training.precision,
-                    should_stop=trainer.should_stop,
-                )  # fmt: skip
-                done.meters.eval_seconds += time.perf_counter() - started
     done.model = student.eval()
     known = trained_on(dataset)
     note_origin(student, **(known if output.labelled else {**known, "classes": ()}))
-    meters = done.meters
-
-    def flops() -> dict[str, float]:
-        counted: dict[str, float] = {}
-        with or_warned("not all operations are counted"):
-            precision = partial(autocast, student, training.precision)
-            row = flops_of_data(student, dataset, device_of(student), collate_fn, precision)
-            counted["student_forward"] = row["forward"] * meters.student_forwards
-            counted["student_backward"] = row["backward"] * meters.samples_backpropagated
-            if live:
-                counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
-            if len(criterion.parts) or criterion.features:
-                rows = min(training.batch_size, len(selection.pool))
-                per_row = criterion.flops_per_row(rows, classes, accelerator.device)
-                for way, each in per_row.items():
-                    counted[f"objective_{way}"] = each * meters.samples_backpropagated
-        return counted
-
-    meters.flops = ranks.from_first(flops)
+    done.meters.flops = ranks.from_first(
+        lambda: _flops(
+            done, dataset, live, criterion, training,
+            classes=classes, pool=len(selection.pool), collate_fn=collate_fn,
+        )
+    )  # fmt: skip
     return done
+
+
+def _measure(
+    done: Run,
+    teacher: nn.Module | None,
+    held_out: Any,
+    training: Training,
+    *,
+    collate_fn: Collate | None,
+    should_stop: Stop,
+    ranks: Ranks,
+) -> None:
+    """Enter what the trained model is on held-out data, beside a teacher where there is one."""
+    precision = training.precision
+    if isinstance(held_out, Corpus):
+        started = time.perf_counter()
+        done.evaluation = measure_tokens(
+            done.model, held_out, teacher, precision=precision, should_stop=should_stop
+        )
+        done.meters.eval_seconds += time.perf_counter() - started
+        return
+    predictions: Any = partial(
+        predict, precision=precision, num_workers=training.num_workers,
+        output=OUTPUTS[done.output], collate_fn=collate_fn, should_stop=should_stop, ranks=ranks,
+    )  # fmt: skip
+    evaluate(done, teacher, held_out, predictions)
+
+
+def _flops(
+    done: Run,
+    dataset: Dataset,
+    live: Mapping[str, ModelTeacher],
+    criterion: Criterion,
+    training: Training,
+    *,
+    classes: int,
+    pool: int,
+    collate_fn: Collate | None,
+) -> dict[str, float]:
+    """Operations of the training by what made them; a FrugalKDWarning where some are unknown."""
+    student, meters, counted = done.model, done.meters, dict[str, float]()
+    device = device_of(student)
+    with or_warned("not all operations are counted"):
+        precision = partial(autocast, student, training.precision)
+        row = flops_of_data(student, dataset, device, collate_fn, precision)
+        counted["student_forward"] = row["forward"] * meters.student_forwards
+        counted["student_backward"] = row["backward"] * meters.samples_backpropagated
+        if live:
+            counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
+        if len(criterion.parts) or criterion.features:
+            rows = min(training.batch_size, pool)
+            for way, each in criterion.flops_per_row(rows, classes, device).items():
+                counted[f"objective_{way}"] = each * meters.samples_backpropagated
+    return counted
 
 
 def check_tokens(
