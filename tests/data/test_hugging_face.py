@@ -311,3 +311,39 @@ def test_the_words_of_a_column_can_be_read_again(tmp_path, saved_to_disk):
     assert (len(train), len(test)) == (15, 5)
     assert sorted(train + test) == sorted(words)
     assert [words.index(text) % 2 for text in train] == splits.train.labels.tolist()
+
+
+def two_splits(folder, train, test):
+    """Texts with the labels of two splits, each a column of ``Features`` and its values."""
+    parts = {}
+    for name, (kind, given) in {"train": train, "test": test}.items():
+        features = datasets.Features({"body": datasets.Value("string"), "label": kind})
+        rows = {"body": ["a text"] * len(given), "label": given}
+        parts[name] = datasets.Dataset.from_dict(rows, features=features)
+    for name, part in parts.items():
+        part.save_to_disk(folder / name)
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    return load(folder, text="body")
+
+
+def test_labels_of_splits_are_matched_by_their_names(tmp_path):
+    kinds = [datasets.ClassLabel(names=names) for names in (["a", "b"], ["b", "a"])]
+    splits = two_splits(tmp_path / "one", (kinds[0], [0, 1, 1]), (kinds[1], [0, 1, 1]))
+    assert splits.train.classes == splits.test.classes == ("a", "b")
+    assert splits.test.labels.tolist() == [1, 0, 0]
+    lists = [datasets.Sequence(kind) for kind in kinds]
+    splits = two_splits(tmp_path / "several", (lists[0], [[0], [1]]), (lists[1], [[0], []]))
+    assert splits.test.labels.tolist() == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "says"),
+    [
+        (datasets.ClassLabel(names=["a", "c"]), [0, 1], r"other classes than the training part"),
+        (datasets.Value("string"), ["0", "1"], "int64 in the training part and string in"),
+        (datasets.Value("float32"), [0.5, 1], "int64 in the training part and float in"),
+    ],
+)
+def test_labels_of_another_kind_in_a_split_are_refused(tmp_path, kind, given, says):
+    with pytest.raises(DataError, match=says):
+        two_splits(tmp_path, (datasets.ClassLabel(names=["a", "b"]), [0, 1]), (kind, given))

@@ -90,17 +90,21 @@ def class_order(
 
 
 def labels_by_name(
-    labels: NDArray[np.int64], of_data: Sequence[str], of_model: Sequence[str], what: str
+    labels: NDArray[np.int64],
+    of_data: Sequence[str],
+    of_model: Sequence[str],
+    what: str,
+    whose: str = "the model",
 ) -> NDArray[np.int64]:
     """``labels`` int64 (samples,) of the data ``what`` with the classes ``of_data``, as indices
-    into the classes ``of_model`` of a model; unchanged where one side has no names. Raises
+    into the classes ``of_model`` of ``whose``; unchanged where one side has no names. Raises
     DataError."""
     if not of_data or not of_model or tuple(of_data) == tuple(of_model):
         return labels
     places = {name: place for place, name in enumerate(of_model)}
     if len(places) < len(of_model) or any(name not in places for name in of_data):
         raise DataError(
-            f"{what} has other classes than the model ({_difference(of_model, of_data)}): give "
+            f"{what} has other classes than {whose} ({_difference(of_model, of_data)}): give "
             "data of the classes that it was trained on"
         )
     return np.array([places[name] for name in of_data], dtype=np.int64)[labels]

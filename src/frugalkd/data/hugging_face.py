@@ -14,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.data.class_names import labels_by_name
 from frugalkd.data.images import picture_splits, require_pillow
 from frugalkd.data.probe import feed, files_digest, share
 from frugalkd.data.samples import Splits, data_root, located, splits_of
@@ -31,6 +32,7 @@ _FILES = {
     ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet",
 }  # fmt: skip
 _LARGEST_CARD = 1 << 20
+_TEST_PART = ("the test part", "the training part")
 
 
 def load_hugging_face(
@@ -140,25 +142,29 @@ def open_tables(
 def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple[str, ...]]:
     """Labels int64 (rows,) of each table, and the names of the classes, which are the first
     table's; of lists bool (rows, labels) and the labels' names; of floating-point numbers float32
-    (rows, 1) and the column. Raises DataError, UnsupportedData."""
-    import datasets
+    (rows, 1) and the column. Where a table notes names of its own (``ClassLabel``), its indices are
+    matched by them. Raises DataError, UnsupportedData."""
     import pyarrow as pa
 
     for table in tables:
         _check_column(table, column)
-    kind = tables[0].features[column]
     arrow = (table.select_columns([column]).with_format("arrow") for table in tables)
     values = [table[:][column].combine_chunks() for table in arrow]
     if any(part.null_count for part in values):
         raise DataError(f"column {column!r} lacks some labels: leave those samples out")
     type_ = values[0].type
+    if len({_family(part.type) for part in values}) > 1:
+        raise DataError(
+            f"column {column!r} is of type {type_} in the training part and {values[1].type} in "
+            "the test part: write both in the same way"
+        )
     if pa.types.is_floating(type_):
         return [torch.from_numpy(part.to_numpy().astype(np.float32))[:, None] for part in values], (
             column,
         )
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        names = getattr(getattr(kind, "feature", None), "names", None)
-        return _several([part.to_pylist() for part in values], names)
+        noted = [_noted(getattr(table.features[column], "feature", None)) for table in tables]
+        return _several([part.to_pylist() for part in values], noted)
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
         names = tuple(sorted(set(values[0].to_pylist())))
         places = {name: place for place, name in enumerate(names)}
@@ -172,23 +178,43 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
             f"column {column!r} is of type {type_}: class indices or names, lists of these, or "
             "floating-point numbers are needed"
         )
-    labels = [torch.from_numpy(part.to_numpy().astype(np.int64)) for part in values]
-    if isinstance(kind, datasets.ClassLabel):
-        return labels, tuple(kind.names)
-    return labels, tuple(str(place) for place in range(max(int(part.max()) for part in labels) + 1))
+    labels = [part.to_numpy().astype(np.int64) for part in values]
+    noted = [_noted(table.features[column]) for table in tables]
+    names = noted[0] or tuple(map(str, range(max(int(part.max()) for part in labels) + 1)))
+    if noted[0]:
+        whose = zip(labels, noted, strict=True)
+        labels = [labels_by_name(part, own, names, *_TEST_PART) for part, own in whose]
+    return [torch.from_numpy(part) for part in labels], names
+
+
+def _family(type_: Any) -> str:
+    """What labels of an Arrow type are: types of one family are read in the same way."""
+    import pyarrow as pa
+
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return f"lists of {_family(type_.value_type)}"
+    if pa.types.is_floating(type_):
+        return "values"
+    return "indices" if pa.types.is_integer(type_) else str(type_).removeprefix("large_")
+
+
+def _noted(kind: object) -> tuple[str, ...]:
+    """The names of a column of ``ClassLabel``, () of another."""
+    return tuple(map(str, getattr(kind, "names", None) or ()))
 
 
 def _several(
-    parts: list[list[list[Any]]], names: Sequence[str] | None
+    parts: list[list[list[Any]]], noted: Sequence[tuple[str, ...]]
 ) -> tuple[list[Tensor], tuple[str, ...]]:
-    """bool (rows, labels) of each part's lists of labels, texts or numbers, and their names, by
-    default those of the first part, sorted. Raises DataError."""
-    known = sorted({label for row in parts[0] for label in row}) if names is None else names
-    places = {label: place for place, label in enumerate(known)}
-    if names is not None:
-        places = {place: place for place in range(len(names))}
+    """bool (rows, labels) of each part's lists of labels, texts or numbers, and their names: those
+    that are ``noted`` of the first part, else its labels, sorted. Raises DataError."""
+    known = noted[0] or sorted({label for row in parts[0] for label in row})
     made = []
-    for part in parts:
+    for part, own in zip(parts, noted, strict=True):
+        places = {label: place for place, label in enumerate(known)}
+        if noted[0]:  # the labels are indices
+            order = labels_by_name(np.arange(len(own or known)), own, known, *_TEST_PART)
+            places = dict(enumerate(order.tolist()))
         labels = torch.zeros(len(part), len(known), dtype=torch.bool)
         for row, given in enumerate(part):
             for label in given:
