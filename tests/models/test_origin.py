@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from frugalkd.data.table import Column, Columns, TableData
 from frugalkd.errors import TargetsError
 from frugalkd.models import name_classes, reorder_classes
-from frugalkd.models.origin import Origin, origin_of, trained_on
+from frugalkd.models.origin import InputColumnsHook, Origin, note_origin, origin_of, trained_on
+from frugalkd.teachers.live import LiveTeacher
 from toys import images, net
 
 X = torch.rand(5, 1, 6, 6)
@@ -85,3 +89,42 @@ def test_data_say_what_a_model_is_trained_on():
     said = trained_on(images(3))
     assert said == {"classes": tuple("0123"), "mean": (0.5,), "std": (0.25,)}
     assert origin_of(net(0)) == Origin()
+
+
+def columns(**means):
+    return tuple(Column(name, mean=mean, std=mean + 1) for name, mean in means.items())
+
+
+def test_columns_of_another_table_are_converted():
+    table: Any = {"a": np.array([1.0, 4.0]), "b": np.array([2.0, 3.0])}
+    table["kind"] = np.array(["hut", "flat"], dtype=object)
+    here = Columns((*columns(a=1.0, b=2.0), Column("kind", texts=("hut", "tent"))))
+    there = Columns((Column("kind", texts=("flat", "hut")), *columns(b=0.5, a=3.0)))
+    hook = InputColumnsHook.between(here, there, "the teacher")
+    wanted = there.inputs(table)
+    wanted[1, 0] = 0.0  # a text that the data do not know
+    assert torch.allclose(hook.rows(here.inputs(table)), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        (columns(a=1.0, b=1.0), "'b', as numbers, and the data have no such feature"),
+        ((Column("a", log=True),), "'a', as a logarithm, and the data"),
+        ((Column("a", texts=("x",)),), "'a', as texts, and the data"),
+        ((), "without column 'a', a feature of the data"),
+    ],
+)
+def test_other_columns_are_refused(there, says):
+    with pytest.raises(TargetsError, match=says):
+        InputColumnsHook.between(Columns(columns(a=1.0)), Columns(there), "the teacher")
+
+
+def test_a_live_teacher_refuses_other_columns():
+    teacher, labels = torch.nn.Linear(1, 2), torch.tensor([0, 1])
+    data = TableData(torch.zeros(2, 1), labels, ("x", "y"), Columns(columns(a=1.0)))
+    note_origin(teacher, **trained_on(data))
+    LiveTeacher(teacher).check(data)
+    note_origin(teacher, columns=Columns(columns(a=2.0)))
+    with pytest.raises(TargetsError, match="a table of other columns"):
+        LiveTeacher(teacher).check(data)

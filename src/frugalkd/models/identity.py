@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from frugalkd.errors import FrugalKDWarning, ModelError
 from frugalkd.files.parsing import one_line
-from frugalkd.models.origin import InputTransformHook, Reordered, origin_of
+from frugalkd.models.origin import OWN_HOOKS, origin_of
 from frugalkd.runtime.failures import blame
 
 TORCH = "torch"
@@ -67,7 +67,7 @@ def identity_of_body(model: nn.Module, head: str) -> dict[str, str] | None:
     other packages than frugalkd and the libraries here, a hook, a ``forward`` of one instance."""
     for module in model.modules():
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        own = all(isinstance(hook, InputTransformHook | Reordered) for hook in hooks)
+        own = all(isinstance(hook, OWN_HOOKS) for hook in hooks)
         package = type(module).__module__.partition(".")[0]
         if "forward" in vars(module) or not own or package not in {*_LIBRARIES, "frugalkd"}:
             return None
@@ -216,7 +216,7 @@ def _structure(model: nn.Module) -> Iterator[str]:
         shown = "" if kind.__module__.startswith("torch.") else module.extra_repr()
         yield _stable(f"{name} {kind.__qualname__}({shown}) {sorted(constants(module).items())}")
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        own = (repr(hook) for hook in hooks if isinstance(hook, InputTransformHook | Reordered))
+        own = (repr(hook) for hook in hooks if isinstance(hook, OWN_HOOKS))
         yield from (text.replace("InputTransformHook", "Seen") for text in own)  # as in old digests
         config = vars(module).get("config")
         if id(config) not in configs and hasattr(config, "to_diff_dict"):

@@ -6,8 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from frugalkd.data.batches import unwrapped
 from frugalkd.data.class_names import Match, class_names, class_order
 from frugalkd.data.images import Pictures
+from frugalkd.data.table import Columns, TableData
 from frugalkd.data.text import TextData
 from frugalkd.errors import ModelError, TargetsError
 
@@ -33,6 +36,7 @@ class Origin:
         classes: the names of its outputs, in their order.
         mean, std: by which its input images are normalised, a number per channel.
         tokenizer, vocabulary: of its input texts.
+        columns: of a table, as they become its inputs.
     """
 
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -41,6 +45,7 @@ class Origin:
     std: tuple[float, ...] = ()
     tokenizer: str = ""
     vocabulary: int = 0
+    columns: Columns = field(default_factory=partial(Columns, ()))
 
 
 def origin_of(model: nn.Module) -> Origin:
@@ -70,6 +75,8 @@ def trained_on(data: Any) -> dict[str, Any]:
         known |= {"mean": data.mean, "std": data.std}
     if isinstance(data, TextData):
         known |= {"tokenizer": data.tokens.tokenizer, "vocabulary": data.tokens.vocabulary}
+    if isinstance(data, TableData):
+        known["columns"] = data.columns
     return known
 
 
@@ -175,3 +182,60 @@ class InputTransformHook:
         if self.size is None or self.size == tuple(x.shape[2:]):
             return x
         return F.interpolate(x, self.size, mode="bilinear", antialias=True)
+
+
+@final
+@dataclass(frozen=True)
+class InputColumnsHook:
+    """A forward pre-hook: rows of a table (B, width), as the data standardise them, to what the
+    model was trained on: the inputs at ``places`` (width for an input of 0), by ``scale`` and
+    ``shift``, a number for each of the model's inputs."""
+
+    places: tuple[int, ...]
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @classmethod
+    def between(cls, data: Columns, model: Columns, what: str) -> InputColumnsHook:
+        """From the columns of the data to those of the model ``what``. Raises TargetsError where
+        the data lack one, or have its logarithm alone."""
+        starts = np.cumsum([0, *(column.width for column in data.columns)]).tolist()
+        own = dict(zip([column.name for column in data.columns], starts, strict=False))
+        places, scale, shift = [], [], []
+        for column in model.columns:
+            found = next((each for each in data.columns if each.name == column.name), None)
+            if found is None or (found.log, bool(found.texts)) != (column.log, bool(column.texts)):
+                how = (
+                    "as a logarithm" if column.log else "as texts" if column.texts else "as numbers"
+                )
+                raise TargetsError(
+                    f"{what} was trained on column {column.name!r}, {how}, and the data have no "
+                    "such feature: set data.options features and log as for its training"
+                )
+            first = own[column.name]
+            if column.texts:
+                known = {text: first + place for place, text in enumerate(found.texts)}
+                places += [known.get(text, data.width) for text in column.texts]
+                scale, shift = scale + [1.0] * column.width, shift + [0.0] * column.width
+            else:
+                places.append(first)
+                scale.append(found.std / column.std)
+                shift.append((found.mean - column.mean) / column.std)
+        if other := sorted(own.keys() - {column.name for column in model.columns}):
+            raise TargetsError(
+                f"{what} was trained without column {other[0]!r}, a feature of the data: set "
+                "data.options.features as for its training"
+            )
+        return cls(tuple(places), tuple(scale), tuple(shift))
+
+    def __call__(self, model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.rows(inputs[0]), *inputs[1:]
+
+    def rows(self, x: Tensor) -> Tensor:
+        places = torch.tensor(self.places, device=x.device)
+        chosen = F.pad(x, (0, 1)).index_select(1, places)
+        return chosen * x.new_tensor(self.scale) + x.new_tensor(self.shift)
+
+
+OWN_HOOKS = InputTransformHook, InputColumnsHook, Reordered
+"""frugalkd's hooks: their ``repr`` says all that they do."""

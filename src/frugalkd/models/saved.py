@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from frugalkd.data.batches import call, run_model
 from frugalkd.data.class_names import class_names
 from frugalkd.data.images import rows_at_once
-from frugalkd.data.table import Columns
+from frugalkd.data.table import Column, Columns
 from frugalkd.data.text import from_transformers
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, TargetsError
 from frugalkd.files import StrPath, path_of
@@ -249,7 +249,7 @@ def load(
             own, length = card["tokenizer"], int(card["max_length"])
             texts = TextPreprocess(tokenizer or own, length, download, tokenizer is not None)
         if "columns" in card:
-            columns = Columns.of_card(card["columns"])
+            columns = known["columns"]
         encoder = encoder_of(card["model"])
         if download and encoder is not None:  # into the cache
             from_transformers("AutoConfig", encoder)
@@ -325,7 +325,7 @@ def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
         raise RunFolderError(f"model.json is damaged: {where}: {one_line(first['msg'])}") from None
     if len(known.mean) != len(known.std):
         raise RunFolderError("model.json is damaged: mean and std are of different lengths")
-    return known.model_dump()
+    return known.model_dump() | {"columns": Columns(known.columns)}
 
 
 class _Known(BaseModel):
@@ -334,6 +334,7 @@ class _Known(BaseModel):
     std: tuple[Annotated[FiniteFloat, Field(ge=2**-32)], ...] = ()
     tokenizer: str = ""
     vocabulary: int = 0
+    columns: tuple[Column, ...] = ()
 
 
 def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:

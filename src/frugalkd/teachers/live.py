@@ -20,6 +20,7 @@ from frugalkd.data.class_names import class_names, class_order, names_text
 from frugalkd.data.images import Pictures
 from frugalkd.data.probe import batch_digests, data_digest
 from frugalkd.data.source import Collate, is_batch_indexed
+from frugalkd.data.table import TableData
 from frugalkd.data.text import TextData
 from frugalkd.errors import FrugalKDWarning, SettingError, TargetsError
 from frugalkd.models.features import Features, Shape, Taps, probe_features
@@ -198,6 +199,13 @@ class LiveTeacher(ModelTeacher):
                     f"and these are normalised by {here[0]} and {here[1]}: give the data the "
                     "teacher's mean and std"
                 )
+        known = origin.columns.columns
+        if isinstance(dataset, TableData) and known not in ((), dataset.columns.columns):
+            raise TargetsError(
+                "the teacher was trained on a table of other columns, or that was standardised by "
+                "another part of it: make the features of the data by the teacher's columns "
+                "(TableData with load(...).columns.inputs of the table)"
+            )
         if isinstance(dataset, TextData) and origin.vocabulary:
             tokens = dataset.tokens
             message = (

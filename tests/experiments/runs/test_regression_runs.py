@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from frugalkd import load
+from frugalkd.data import Augmentation
 from frugalkd.data.table import read_table
 from frugalkd.errors import FrugalKDWarning, ModelError, RecipeError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.report.model_card import push_run
 from frugalkd.experiments.runs.execute import distill
+from frugalkd.experiments.runs.from_recipe import make_data, make_teacher
 from frugalkd.ledger.ledger import Ledger
 
 pytest.importorskip("pyarrow", reason="needs the extra parquet")
@@ -126,6 +128,19 @@ def test_from_a_table_to_values(cli, path, folder, teacher, tmp_path):
     assert "predicted" in page
     assert "root of the mean squared error" in page
     assert "kind flat" in page
+
+
+def test_a_teacher_reads_a_table_as_in_its_training(recipe, teacher, folder):
+    """Other means, from a part of the rows, and other places of the columns."""
+    options = {"features": ["kind", "size"], "test": 0.5}
+    changed = override(recipe, {f"data.options.{key}": value for key, value in options.items()})
+    data = make_data(changed, Augmentation(), 0).train
+    with pytest.warns(FrugalKDWarning, match="another part of a table, .*inputs are converted"):
+        made = make_teacher(changed, teacher, data)
+    rows = [int(name.removeprefix("row ")) for name in data.names(range(len(data)))]
+    table = {key: value[rows] for key, value in read_table(folder / "homes.csv").items()}
+    found = made(data.features).detach().numpy()
+    assert found == pytest.approx(load(teacher).outputs(table), abs=1e-5)
 
 
 def test_predictions_need_the_columns(cli, folder, teacher, tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 
 from frugalkd.data.class_names import class_names
 from frugalkd.data.images import Augmentation
+from frugalkd.data.table import Columns
 from frugalkd.errors import RecipeError, RunFolderError, UnknownName, few
 from frugalkd.experiments.comparison.arms import teacher_recipe
 from frugalkd.experiments.recipes.load import import_paths
@@ -80,7 +81,8 @@ def check_given(folder: Path, recipe: Recipe) -> dict[str, str | None]:
     if path := section(card, "model").get("path"):
         refuse_unlisted(str(path), import_paths(recipe), str(folder / CARD))
     stand_in, match = nn.Identity(), recipe.student.targets.classes
-    note_origin(stand_in, **{**known_from(card), "mean": (), "std": ()})  # jobs convert to those
+    converted = {"mean": (), "std": (), "columns": Columns(())}  # by the jobs, from the data's
+    note_origin(stand_in, **{**known_from(card), **converted})
     match_classes(stand_in, class_names(run_data.train), match, f"the teacher in {folder}")
     LiveTeacher(stand_in).check(run_data.train)
     return digests

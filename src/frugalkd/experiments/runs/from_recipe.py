@@ -51,7 +51,13 @@ from frugalkd.models.building import (
     refuse_reduced,
 )
 from frugalkd.models.initial import PRETRAINED
-from frugalkd.models.origin import InputTransformHook, match_classes, note_origin, origin_of
+from frugalkd.models.origin import (
+    InputColumnsHook,
+    InputTransformHook,
+    match_classes,
+    note_origin,
+    origin_of,
+)
 from frugalkd.models.saved import card_beside, known_from, load
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
@@ -296,7 +302,7 @@ def make_teacher(
 
 
 def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Module:
-    """``model`` for the normalisation and the classes of ``data``."""
+    """``model`` for the normalisation, the columns and the classes of ``data``."""
     origin = origin_of(model)
     if isinstance(data, Pictures) and origin.mean:
         trained, given = (origin.mean, origin.std), (data.mean, data.std)
@@ -310,6 +316,16 @@ def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Modu
             as_trained = InputTransformHook.between(None, given, trained)
             model.register_forward_pre_hook(as_trained, prepend=True)  # before its own transform
             note_origin(model, mean=data.mean, std=data.std)
+    if isinstance(data, TableData) and origin.columns.columns not in ((), data.columns.columns):
+        as_trained = InputColumnsHook.between(data.columns, origin.columns, what)
+        warnings.warn(
+            f"{what} was trained on another part of a table, or on its columns in another order: "
+            "its inputs are converted",
+            FrugalKDWarning,
+            stacklevel=2,
+        )
+        model.register_forward_pre_hook(as_trained, prepend=True)
+        note_origin(model, columns=data.columns)
     match_classes(model, class_names(data), match, what)
     return model
 
