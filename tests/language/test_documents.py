@@ -12,7 +12,9 @@ import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from frugalkd.errors import DataError
 from frugalkd.language.documents import (
@@ -130,6 +132,90 @@ def test_an_end_token_that_a_tokenizer_adds_is_no_second_one(tokenizer):
         assert own.loss.tolist() == plain.loss.tolist()
 
 
+def test_a_first_token_that_is_the_end_token_is_kept(tokenizer):
+    """Of an empty prompt, and before a text that ends with the end token's own text."""
+    end = tokenizer.eos_token_id
+    for template, last in ((f"{END} $A", 0), (f"{END} $A {END}", 1)):
+        adding = copy.deepcopy(tokenizer)
+        adding.backend_tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=[(END, end)]
+        )
+        (a,) = tokenizer("a")["input_ids"]
+        assert adding("a")["input_ids"] == [end, a, *[end] * last]
+        prompted, text = rendered(
+            adding, {"prompt": "", "completion": "a"}, {"text": f"a{END}"}
+        )  # fmt: skip
+        assert prompted.ids.tolist() == [end, a, end]
+        assert prompted.loss.tolist() == [False, True, True]
+        assert text.ids.tolist() == [end, a, end, end]
+
+
+@pytest.fixture(scope="module")
+def spacing():
+    """A tokenizer that begins each text with a space."""
+    rules = Tokenizer(models.BPE())
+    rules.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")  # pyright: ignore
+    rules.decoder = decoders.Metaspace(prepend_scheme="first")  # pyright: ignore
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=[END], show_progress=False)  # pyright: ignore
+    rules.train_from_iterator(["foo( foobar bar)"] * 5, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=rules, eos_token=END)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "said"),
+    [
+        ("foo(", "bar)", "bar)"),
+        ("foo(", " bar)", " bar)"),
+        ("foo", "bar", "foobar"),  # one token
+        ("", "bar", "bar"),
+    ],
+)
+def test_a_completion_gets_no_space_that_is_not_there(spacing, prompt, completion, said):
+    (document,) = rendered(spacing, {"prompt": prompt, "completion": completion})
+    assert spacing.decode(document.ids) == prompt + completion + END
+    assert learned(spacing, document) in (
+        said + END,
+        said.lstrip() + END,
+    )  # its decoder drops a first space
+    assert document.ids.tolist() == [*spacing(prompt + completion)["input_ids"], 0]
+
+
+def test_a_prompt_keeps_its_tokens_where_one_would_hold_both(tokenizer):
+    """As at inference, when the completion is not there yet; the text is the same."""
+    row = {"prompt": "Who's t", "completion": "here?"}
+    first, whole = (tokenizer(text)["input_ids"] for text in (row["prompt"], "Who's there?"))
+    assert whole[: len(first)] != first
+    (document,) = rendered(tokenizer, row)
+    assert document.ids[~document.loss].tolist() == first
+    assert tokenizer.decode(document.ids) == f"Who's there?{END}"
+
+
+TOOLS = "{% for t in tools or [] %}<{{ t.name }}>{% endfor %}{% if loud %}!{% endif %}"
+
+
+@pytest.mark.parametrize("template", [PLAIN, MARKED])
+@pytest.mark.parametrize("tools", [[{"name": "search"}], '[{"name": "search"}]'])
+def test_a_template_gets_tools_and_its_own_settings(tokenizer, template, tools):
+    chat = with_template(tokenizer, TOOLS + template)
+    row = {"messages": CHAT, "tools": tools, "chat_template_kwargs": {"loud": True}}
+    (document,) = rendered(chat, row)
+    assert tokenizer.decode(document.ids).startswith("<search>![user]To be?")
+    assert learned(chat, document) == f"Or not to be.{END}I will.{END}"
+    (plain,) = rendered(chat, {**row, "tools": None, "chat_template_kwargs": None})
+    assert tokenizer.decode(plain.ids).startswith("[user]To be?")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"seq_lengths": [4]}, {"position_ids": [0, 1, 2, 3]},
+        {"position_ids": [1, 0, 1, 2], "attention_mask": [0, 1, 1, 1]},
+    ],
+)  # fmt: skip
+def test_positions_of_one_document_are_taken(tokenizer, columns):
+    assert len(rendered(tokenizer, {"input_ids": [5, 6, 7, 8], **columns})) == 1
+
+
 HIDDEN = "{% for m in messages %}[{{ loop.revindex }}{{ m.role }}]{{ m.content }}{% endfor %}"
 UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
 
@@ -148,6 +234,10 @@ UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
         ({"input_ids": [1, 2], "attention_mask": [1]}, None, r"attention_mask int64 \(1,\)"),
         ({"input_ids": [1, 2], "labels": [-100, 1]}, None, "give them unshifted"),
         ({"input_ids": [1, 2], "labels": [1]}, None, "one for each token"),
+        ({"input_ids": [1, 2, 3], "seq_lengths": [2, 1]}, None, "by seq_lengths it holds several"),
+        ({"input_ids": [1, 2, 3], "position_ids": [0, 1, 0]}, None, "by position_ids it holds sev"),
+        ({"messages": CHAT, "tools": "{"}, PLAIN, "its tools are not JSON"),
+        ({"messages": CHAT, "chat_template_kwargs": "a"}, PLAIN, "chat_template_kwargs are a str"),
         ({"input_ids": [0.5, 2.0]}, None, "whole numbers are needed"),
         ({"label": 3}, None, "it has label: a text, prompt and completion, messages, or input_ids"),
         ({}, None, "it has no columns"),
@@ -248,6 +338,24 @@ def test_digests_name_what_differs(tokenizer):
     endless.pad_token = "a"
     found = tokenizer_digest(endless)
     assert {name for name in own if own[name] != found[name]} == {"tokenizer"}
+
+
+def test_settings_in_python_are_part_of_a_digest(tokenizer, tmp_path):
+    split = copy.deepcopy(tokenizer)
+    split.split_special_tokens = True
+    assert split(f"a{END}")["input_ids"] != tokenizer(f"a{END}")["input_ids"]
+    assert tokenizer_digest(split)["tokenizer"] != tokenizer_digest(tokenizer)["tokenizer"]
+    digests = []
+    for lower in (True, True, False):  # a tokenizer without a backend
+        plain = ByT5Tokenizer(extra_ids=0)
+        plain.lower = lower
+        digests.append(tokenizer_digest(plain)["tokenizer"])
+        plain.name_or_path, plain.model_max_length, plain.verbose = "here", 8, True
+        assert tokenizer_digest(plain)["tokenizer"] == digests[-1]
+    assert digests[0] == digests[1] != digests[2]
+    ByT5Tokenizer(extra_ids=0).save_pretrained(tmp_path)
+    read = ByT5Tokenizer.from_pretrained(tmp_path)
+    assert tokenizer_digest(read) == tokenizer_digest(ByT5Tokenizer(extra_ids=0))
 
 
 @given(st.integers(2, 300), st.floats(0.01, 0.99))

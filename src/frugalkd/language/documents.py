@@ -1,8 +1,9 @@
 """Documents of text as token ids and the positions that carry a loss.
 
 A document is a row with one of these columns: ``text``; ``prompt`` and ``completion``;
-``messages`` of a chat; or ``input_ids``, which are tokens already: with ``attention_mask``, 0 at
-padding, and with ``labels``, -100 where there is no loss, or masks of TRL.
+``messages`` of a chat, with ``tools`` and ``chat_template_kwargs`` for its template; or
+``input_ids``, which are tokens already: with ``attention_mask``, 0 at padding, and with ``labels``,
+-100 where there is no loss, or masks of TRL.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _STREAM = draws.stream("documents that are held out")
 FILES = (".txt", ".jsonl")
 _TABLES = (".parquet", ".arrow")
 _COLUMNS = ("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks")
+_NOT_RULES = frozenset({
+    "backend", "chat_template", "model_max_length", "padding_side", "truncation_side", "verbose",
+})  # fmt: skip
 
 Row = Mapping[str, Any]
 LEFT_OUT: Row = {}
@@ -163,16 +167,14 @@ class Renderer:
         if not isinstance(row, Mapping):
             raise DataError(f"it is a {type(row).__name__}: give a text, or columns by name")
         if row.get("messages") is not None:
-            return self._conversation(row["messages"])
+            return self._conversation(row["messages"], template_options(row))
         if row.get("input_ids") is not None:
             return _tokenised(row)
         prompt, completion = row.get("prompt"), row.get("completion")
         if isinstance(prompt, list) and isinstance(completion, list):
-            return self._conversation([*prompt, *completion])
+            return self._conversation([*prompt, *completion], template_options(row))
         if isinstance(prompt, str) and isinstance(completion, str):
-            first, second = self._opened(prompt), self._ids(completion, special=False)
-            ids = np.array([*first, *second, self._end], np.int64)
-            return Document(ids, np.arange(len(ids)) >= len(first), True)
+            return self._completed(prompt, completion)
         text = row.get("text")
         if not isinstance(text, str):
             raise DataError(
@@ -190,24 +192,33 @@ class Renderer:
         return end
 
     def _opened(self, text: str) -> list[int]:
-        """Without the end token that some tokenizers add by themselves."""
-        ids, end = self._ids(text), self._end
-        if ids[-1:] == [end] and ids.count(end) > self._ids(text, special=False).count(end):
-            return ids[:-1]
-        return ids
+        return opened(self._tokenizer, text)
 
-    def _ids(self, text: str, special: bool = True) -> list[int]:
-        # Of a long text transformers says that it is longer than the model's positions.
-        return self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    def _completed(self, prompt: str, completion: str) -> Document:
+        """Both are tokenised as one text, as TRL does: by itself the completion may begin with a
+        space that is not there. Where a token would hold the end of the prompt and more, the prompt
+        has the tokens that it has by itself, unless this changes the text."""
+        tokenizer, text = self._tokenizer, prompt + completion
+        first, ids = self._opened(prompt), self._opened(text)
+        loss = np.arange(len(ids) + 1) >= len(first)
+        if ids[: len(first)] != first:
+            apart = [*first, *token_ids(tokenizer, completion, special=False)]
+            if not tokenizer.is_fast or tokenizer.decode(apart) == tokenizer.decode(ids):
+                ids, loss = apart, np.arange(len(apart) + 1) >= len(first)
+            else:
+                both = tokenizer(text, return_offsets_mapping=True, verbose=False)
+                ends = np.array(both["offset_mapping"], np.int64)[: len(ids), 1]
+                loss = np.append(ends > len(prompt), True)
+        return Document(np.array([*ids, self._end], np.int64), loss, True)
 
-    def _conversation(self, messages: Any) -> Document:
+    def _conversation(self, messages: Any, options: Mapping[str, Any]) -> Document:
         if not getattr(self._tokenizer, "chat_template", None):
             raise DataError("the tokenizer has no chat template: set its chat_template")
         replies = [place for place, each in enumerate(messages) if each.get("role") == "assistant"]
         if not replies:
             raise DataError("the conversation has no turn of the assistant: leave it out")
         if self._marks:
-            ids, loss = self._rendered(messages, mask=True)
+            ids, loss = self._rendered(messages, mask=True, **options)
         else:
             if replies[0] == 0:
                 raise DataError(
@@ -215,11 +226,11 @@ class Renderer:
                     "before it is not known: leave that turn out, or mark the assistant's tokens "
                     "in the template ({% generation %})"
                 )
-            ids, _ = self._rendered(messages)
+            ids, _ = self._rendered(messages, **options)
             loss = np.zeros(len(ids), np.bool_)
             for turn in replies:
-                before, _ = self._rendered(messages[:turn], add_generation_prompt=True)
-                after, _ = self._rendered(messages[: turn + 1])
+                before, _ = self._rendered(messages[:turn], add_generation_prompt=True, **options)
+                after, _ = self._rendered(messages[: turn + 1], **options)
                 beyond = len(before) >= len(after) or len(after) > len(ids)
                 if (
                     beyond
@@ -249,21 +260,65 @@ class Renderer:
         return ids, np.array(marked, np.bool_)
 
 
+def token_ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
+    """The tokens of ``text``, with the ``special`` ones that the tokenizer adds."""
+    # Of a long text transformers says that it is longer than the model's positions.
+    return tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def opened(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of ``text``, which may be continued: without the end token that some tokenizers
+    add by themselves."""
+    ids, end = token_ids(tokenizer, text), tokenizer.eos_token_id
+    if end is None or ids[-1:] != [end]:
+        return ids
+    if ids.count(end) == token_ids(tokenizer, text, special=False).count(end):
+        return ids
+    # It may be the first token, where that is the same one, and the end token the text's.
+    adds_one = token_ids(tokenizer, "a")[-1] == end
+    return ids[:-1] if adds_one else ids
+
+
+def template_options(row: Row) -> dict[str, Any]:
+    """What a chat template gets beside the messages of a ``row``, from its columns as TRL has them:
+    ``tools``, a list or JSON, and ``chat_template_kwargs``. Raises DataError."""
+    tools, more = row.get("tools"), row.get("chat_template_kwargs") or {}
+    try:
+        tools = parse_json(tools) if isinstance(tools, str) else tools
+    except ValueError as error:
+        raise DataError(f"its tools are not JSON: {one_line(error, 100)}") from None
+    if not isinstance(more, Mapping):
+        raise DataError(f"its chat_template_kwargs are a {type(more).__name__}: give a mapping")
+    return {**({"tools": tools} if tools else {}), **more}
+
+
 def tokenizer_digest(tokenizer: Any) -> dict[str, str]:
     """What decides the tokens of a text, by name, as SHA-256 (hex): ``vocabulary``, the number of
     each token; ``tokenizer``, also how a text becomes tokens; and the ``chat template``."""
     known = sorted(vocabulary_of(tokenizer).items())
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = type(tokenizer).__name__
+    # Without a backend Python code makes the tokens, by attributes.
+    rules = f"{type(tokenizer).__name__} {json.dumps(_rules_of(tokenizer), sort_keys=True)}"
     if backend is not None:  # truncation and padding are those of the last call
         rules = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None})
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     said = {
         "vocabulary": json.dumps(known),
-        "tokenizer": json.dumps([known, rules, special]),
+        "tokenizer": json.dumps(
+            [known, rules, special, bool(getattr(tokenizer, "split_special_tokens", False))]
+        ),
         "chat template": str(getattr(tokenizer, "chat_template", None)),
     }
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in said.items()}
+
+
+def _rules_of(tokenizer: Any) -> dict[str, Any]:
+    """The plain attributes of a tokenizer that may decide its tokens."""
+    return {
+        name: value for name, value in vars(tokenizer).items()
+        if isinstance(value, bool | int | float | str) and name not in _NOT_RULES
+        and not name.startswith("_") and not name.endswith(("_file", "_path"))
+    }  # fmt: skip
 
 
 def _tokenised(row: Row) -> Document:
@@ -283,6 +338,16 @@ def _tokenised(row: Row) -> Document:
     if attended is not None:
         ids, loss = ids[attended != 0], loss[attended != 0]
         labels = None if labels is None else labels[attended != 0]
+    positions, lengths = row.get("position_ids"), row.get("seq_lengths")
+    if positions is not None:
+        positions = np.asarray(positions)
+        positions = positions if attended is None else positions[attended != 0]
+    one = positions is None or np.array_equal(positions, np.arange(len(ids)))
+    if not one or (lengths is not None and len(lengths) > 1):
+        raise DataError(
+            f"by {'seq_lengths' if one else 'position_ids'} it holds several documents, which "
+            "would be learned as one: give each a row, and let tokenize_corpus pack them"
+        )
     if labels is not None and (labels != ids)[loss].any():
         raise DataError("labels differ from input_ids where they are not -100: give them unshifted")
     if len(ids) and not loss.any():

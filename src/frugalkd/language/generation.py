@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from frugalkd.data.named import read_lines
 from frugalkd.errors import DataError, ModelError
-from frugalkd.language.documents import rows_of_files
+from frugalkd.language.documents import opened, rows_of_files, template_options
 from frugalkd.models.identity import inference_mode
 from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.failures import blame
@@ -19,15 +21,16 @@ Prompt = str | list[dict[str, Any]]
 MOST_TOKENS = 64
 
 
-def read_prompts(path: str) -> list[Prompt]:
+def read_prompts(path: str) -> list[tuple[Prompt, dict[str, Any]]]:
     """The lines of a ``.txt`` file that are not empty; of a ``.jsonl`` file each row's ``prompt``,
-    ``messages`` (up to the last one of the assistant) or ``text``. Raises DataError."""
+    ``messages`` (up to the last one of the assistant) or ``text``. With each what the chat template
+    gets beside it (:func:`template_options`). Raises DataError."""
     file = Path(path)
     if file.suffix == ".txt":
-        return [line for line in read_lines(file) if line.strip()]
+        return [(line, {}) for line in read_lines(file) if line.strip()]
     if file.suffix != ".jsonl":
         raise DataError("give a .txt file with a prompt a line, or a .jsonl file of rows")
-    found: list[Prompt] = []
+    found: list[tuple[Prompt, dict[str, Any]]] = []
     for number, row in enumerate(rows_of_files([file])):
         row = row if isinstance(row, Mapping) else {}
         prompt: Any = row.get("prompt") or row.get("messages") or row.get("text")
@@ -36,24 +39,24 @@ def read_prompts(path: str) -> list[Prompt]:
             prompt = prompt[:-1]
         if not prompt or not (turns or isinstance(prompt, str)):
             raise DataError(f"row {number} has no prompt, messages or text")
-        found.append(prompt)
+        found.append((prompt, template_options(row) if turns else {}))
     return found
 
 
-def complete(model: Any, tokenizer: Any, prompt: Prompt) -> str:
+def complete(model: Any, tokenizer: Any, prompt: Prompt, **options: Any) -> str:
     """What ``model``, of transformers, writes after ``prompt``: the likeliest token at each place,
-    up to its end token or ``MOST_TOKENS``. Raises ModelError: it cannot, or the prompt does not fit
-    its positions."""
+    up to its end token or ``MOST_TOKENS``. ``options`` are of the chat template. Raises ModelError:
+    it cannot, or the prompt does not fit its positions."""
     try:
         if isinstance(prompt, str):
-            inputs = tokenizer(prompt, return_tensors="pt")
+            tokens = opened(tokenizer, prompt)
         else:
-            inputs = tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            )
+            tokens = tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, return_dict=True, **options
+            )["input_ids"]
     except Exception as error:  # of the tokenizer, or of its template
         blame(error, ModelError, "a prompt cannot be tokenised")
-    ids = inputs["input_ids"].to(device_of(model))
+    ids = torch.tensor([tokens], dtype=torch.long, device=device_of(model))
     room = getattr(model.config, "max_position_embeddings", None)
     if room is not None and ids.shape[1] >= room:
         raise ModelError(f"a prompt has {ids.shape[1]} tokens, and the model {room} positions")

@@ -256,9 +256,9 @@ def _generated(run: Path, loaded: Loaded, data: str, out: Path, allowed: Allowed
     with located(Path(data)):
         prompts = read_prompts(data)
     rows: list[list[Any]] = [["sample", "prompt", "completion"]]
-    for row, prompt in enumerate(prompts):
+    for row, (prompt, options) in enumerate(prompts):
         said = prompt if isinstance(prompt, str) else prompt[-1].get("content", "")
-        rows.append([row, cell(said), cell(complete(loaded.model, tokenizer, prompt))])
+        rows.append([row, cell(said), cell(complete(loaded.model, tokenizer, prompt, **options))])
     make_folder(out.parent)
     write_atomic(out, _csv(rows))
     nothing = np.empty((0, 0), np.float32)
