@@ -67,6 +67,32 @@ def test_the_rest_is_one_outcome():
     assert (found <= every.divergence(logs.gather(1, every.classes))).all()
 
 
+@pytest.mark.parametrize("sure", [0.0, 20.0, 60.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rest_has_a_gradient_where_a_student_is_sure(dtype, sure):
+    """Its sum over the kept classes is 1 in float32, and the others are not forgotten."""
+    exact = top(3)
+    assert exact.rest is not None
+    sparse = Sparse(
+        exact.classes, exact.weights.to(dtype), exact.information.to(dtype), exact.rest.to(dtype)
+    )
+    logits = STUDENT.to(dtype).scatter_add(
+        1, sparse.classes[:, :1], torch.full((4, 1), sure, dtype=dtype)
+    )
+    found, plain = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    kept = torch.zeros(4, 9, dtype=torch.bool).scatter(1, sparse.classes, True)
+    logs = F.log_softmax(plain, dim=1)
+    others = logs.masked_fill(kept, -math.inf).logsumexp(dim=1)
+    wanted = exact.divergence(logs.gather(1, sparse.classes), others)
+    losses = KD(temperature=1.0, alpha=1.0)(found, sparse, LABELS)
+    torch.testing.assert_close(losses.double(), wanted, rtol=1e-5, atol=1e-5)
+    upstream = torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=dtype)
+    (got,) = torch.autograd.grad(losses, found, upstream)
+    (right,) = torch.autograd.grad(wanted, plain, upstream.double())
+    torch.testing.assert_close(got.double(), right, rtol=1e-4, atol=1e-6)
+    assert (got.gather(1, sparse.classes[:, :1]) > 0).all() or not sure
+
+
 def test_logits_share_the_rest_evenly():
     sparse = top(3)
     assert sparse.rest is not None

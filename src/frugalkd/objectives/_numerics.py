@@ -55,39 +55,62 @@ def sparse_divergence(
             f"the temperature is {temperature:g}, and these soft targets are the teacher's at 1: "
             "set it to 1, or run the teacher live"
         )
-    logs = log_softmax_at(full(logits), torch.cat([targets.classes, labels[:, None]], dim=1))
-    return targets.divergence(logs[:, :-1]), -logs[:, -1]
+    classes, n = torch.cat([targets.classes, labels[:, None]], dim=1), targets.shape[1]
+    logs = log_softmax_at(full(logits), classes, None if targets.rest is None else n)
+    others = None if targets.rest is None else logs[:, -1]
+    return targets.divergence(logs[:, :n], others), -logs[:, n]
 
 
-def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
+def log_softmax_at(logits: Tensor, classes: Tensor, kept: int | None = None) -> Tensor:
     """The logarithms (rows, n) of the softmax of ``logits`` (rows, outputs) at ``classes`` int64
-    (rows, n). Of many outputs it is faster than to take all: the gradient is made in the memory of
-    the softmax, and no other tensor has its size. There is no second derivative."""
-    return _LogSoftmaxAt.apply(logits, classes)
+    (rows, n); with ``kept`` one more column, that of its sum over all outputs but the first
+    ``kept`` of the classes, none of which is there twice. Of many outputs it is faster than to take
+    all: the gradient is made in the memory of the softmax, and no other tensor has its size. It has
+    no second derivative."""
+    return _LogSoftmaxAt.apply(logits, classes, kept)
+
+
+_LEAST = 1e-30  # of a sum of probabilities, so that its logarithm is finite
 
 
 class _LogSoftmaxAt(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, logits: Tensor, classes: Tensor
+        ctx: Any, logits: Tensor, classes: Tensor, kept: int | None
     ) -> Tensor:
         shares = torch.softmax(logits, dim=1)
         largest, place = logits.max(dim=1, keepdim=True)  # its share is not rounded to 0
+        logs = logits.gather(1, classes) - largest + shares.gather(1, place).log()
+        others = None
+        if kept is not None:
+            of_kept = shares.gather(1, classes[:, :kept])
+            others = shares.scatter_(1, classes[:, :kept], 0.0).sum(dim=1, keepdim=True)
+            others.clamp_min_(_LEAST)  # 1 - the others' sum would have no digits near 1
+            shares.scatter_(1, classes[:, :kept], of_kept)
+            logs = torch.cat([logs, others.log()], dim=1)
         ctx.save_for_backward(logits, classes)
         ctx.shares = shares if ctx.needs_input_grad[0] else None
-        return logits.gather(1, classes) - largest + shares.gather(1, place).log()
+        ctx.kept, ctx.others = kept, others
+        return logs
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, upstream: Tensor
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Tensor, None, None]:
         logits, classes = ctx.saved_tensors
         shares, ctx.shares = ctx.shares, None
         if shares is None:  # of a graph that is kept
             shares = torch.softmax(logits, dim=1)
-        of_logits = shares.mul_(-upstream.sum(dim=1, keepdim=True))
-        return of_logits.scatter_add_(1, classes, upstream), None
+        total = upstream.sum(dim=1, keepdim=True)
+        if ctx.kept is None:
+            of_logits = shares.mul_(-total)
+        else:
+            first, last = classes[:, : ctx.kept], upstream[:, -1:]
+            of_kept = -total * shares.gather(1, first)
+            of_logits = shares.mul_(last / ctx.others - total).scatter_(1, first, of_kept)
+            upstream = upstream[:, :-1]
+        return of_logits.scatter_add_(1, classes, upstream), None, None
 
 
 def label_mask(logits: Tensor, labels: Tensor) -> Tensor:

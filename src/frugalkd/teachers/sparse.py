@@ -46,13 +46,16 @@ class Sparse:
         """On another device, as ``Tensor.to``."""
         return self._each(lambda tensor: tensor.to(*where, **how))
 
-    def divergence(self, logs: Tensor) -> Tensor:
+    def divergence(self, logs: Tensor, others: Tensor | None = None) -> Tensor:
         """KL(teacher || student), (rows,), of the logarithms ``logs`` (rows, n) of the student's
-        softmax at ``classes``; with ``rest``, the other classes are one outcome."""
+        softmax at ``classes``; with ``rest``, the other classes are one outcome, of whose sum
+        ``others`` (rows,) is the logarithm. Without it 1 - the sum at ``classes`` has few digits,
+        and no gradient where that is nearly 1."""
         crossed = (self.weights * logs).sum(dim=1)
         if self.rest is not None:
-            # A class twice is counted twice: only exact tops have a rest, and no class twice.
-            others = torch.log1p(-logs.exp().sum(dim=1).clamp(max=1 - 1e-6))
+            if others is None:
+                # A class twice is counted twice: only exact tops have a rest, and no class twice.
+                others = torch.log1p(-logs.exp().sum(dim=1).clamp(max=1 - 1e-6))
             crossed = crossed + self.rest * others
         return self.information - crossed
 
