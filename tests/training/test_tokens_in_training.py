@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from frugalkd import (
 )
 from frugalkd.errors import (
     FrugalKDError,
+    FrugalKDWarning,
     ModelError,
     NonFiniteLoss,
     SelectionMisuse,
@@ -64,6 +66,26 @@ def corpus(tmp_path_factory):
 
 def model(seed=2, layers=1) -> Any:
     return tiny_model(layers, 16, vocabulary=304, positions=64, seed=seed)
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_a_loss_of_a_router_that_is_left_out_is_a_warning(corpus, routed):
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=304, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, num_local_experts=2,
+        max_position_embeddings=64, output_router_logits=routed,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FrugalKDWarning)
+        train_teacher(
+            MixtralForCausalLM(config), corpus, training=Training(epochs=0.1, batch_size=2)
+        )
+    said = [str(each.message) for each in caught if each.category is FrugalKDWarning]
+    assert ["MixtralForCausalLM adds the loss of its router" in each for each in said] == (
+        [True] * routed
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,14 @@ used in one."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from frugalkd.errors import ModelError, TargetsError, UnsupportedData, few
+from frugalkd.errors import FrugalKDWarning, ModelError, TargetsError, UnsupportedData, few
 from frugalkd.language.corpus import Corpus, TokenBatch
 from frugalkd.language.loss import token_loss
 from frugalkd.language.models import CausalModel
@@ -35,6 +36,8 @@ class TokenCriterion(Criterion):
         corpus: whose blocks it is trained on.
         tokenizer: the student's own, where it is known.
 
+    A mixture of experts that adds a loss of its router is a FrugalKDWarning: it is left out.
+
     Raises:
         ModelError: as :class:`CausalModel`, and its ``check``.
     """
@@ -45,6 +48,17 @@ class TokenCriterion(Criterion):
         super().__init__(objective)
         self.model, self._corpus = CausalModel(model, corpus.vocabulary), corpus
         self.model.check(corpus, tokenizer)
+        config: Any = getattr(model, "config", None)
+        share = getattr(config, "router_aux_loss_coef", 0)
+        if share and getattr(config, "output_router_logits", False):
+            warnings.warn(
+                f"{type(model).__name__} adds the loss of its router (router_aux_loss_coef "
+                f"{share:g}) to its own, and {type(objective).__name__} takes the place of both, "
+                "so that its experts are not balanced: set model.config.output_router_logits to "
+                "False if that is meant, or train it elsewhere",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
 
     def learn(self, forward: Forward, data: Any, labels: Tensor, batch: Batch) -> Learned:
         counts = torch.from_numpy(self._corpus.row_counts(batch.ids))
