@@ -93,6 +93,23 @@ def test_impossible_arms(bare):
                 resolve_arms(recipe, [name])
 
 
+def test_arms_and_teachers_are_measured_on_the_same_data(bare):
+    setting = {"data.validation": 50}
+    recipe = override(bare, {"arms": {"mine": {"set": {"student.mode": "vanilla", **setting}}}})
+    with pytest.raises(RecipeError, match=r"arms\.mine\.set: data\.validation cannot differ in"):
+        resolve_arms(recipe, ["mine"])
+    recipe = override(bare, {"arms": {"mine": {"set": {"data.options.positions": 0.5}}}})
+    with pytest.raises(RecipeError, match=r"arms\.mine\.set: data\.options\.positions cannot"):
+        resolve_arms(recipe, ["mine"])
+    with pytest.raises(RecipeError, match=r"teachers\.other: data cannot differ"):
+        resolve_arms(
+            override(bare, {"teachers": {"other": {"data": {"name": "mnist"}}}}), ["hybrid"]
+        )
+    arm = {"set": {"student.mode": "vanilla", "data.train_size": 50}}
+    (found,) = resolve_arms(override(bare, {"arms": {"mine": arm}}), ["mine"])
+    assert found.recipe.data.train_size == 50
+
+
 def test_known_arms(tiny):
     assert {"vanilla", "ce", "random", "short"} <= set(known_arms(tiny))
 

@@ -225,6 +225,29 @@ def test_no_claim_holds_before_all_seeds_are_complete():
         assert found["why"] == ("" if holds else "12 of 20 seeds are complete")
 
 
+def test_what_a_comparison_mixes_is_noted():
+    few = {"set": {"student.mode": "vanilla", "data.train_size": 50}}
+    recipe = override(load_recipe("digits"), {"arms": {"few": few}})
+    arms, results = resolve_arms(recipe, ["vanilla", "few"]), {}
+    for name, device, version in (("vanilla", "cpu", "0.1"), ("few", "cuda", "0.2")):
+        run = {
+            "evaluation": {"accuracy": 0.9}, "train_samples": 9, "digest": "0", "history": [],
+            "meters": {"samples_backpropagated": 9, "student_forwards": 9, "wall_seconds": 1.0,
+                       "phases": {}},
+            "device": device, "versions": {"frugalkd": version},
+        }  # fmt: skip
+        results[Key("distill", name, 0)] = JobResult(run, 10)
+    notes = summarise(recipe, arms, [0], [], results, [], [])["notes"]
+    assert "few is trained on other data than the recipe's: data.train_size 50" in notes
+    assert (
+        "its runs are of several versions of frugalkd, which are compared here: 0.1, 0.2" in notes
+    )
+    assert "its runs are of several devices, which are compared here: cpu, cuda" in notes
+    same = {key: results[Key("distill", "vanilla", 0)] for key in results}
+    notes = summarise(recipe, arms, [0], [], same, [], [])["notes"]
+    assert not any("its runs are" in note for note in notes)
+
+
 def test_there_is_a_page_while_the_teacher_trains(workers, tiny, tmp_path):
     workers.stop_after = 0
     with pytest.raises(KeyboardInterrupt):

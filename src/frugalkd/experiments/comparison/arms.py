@@ -41,6 +41,8 @@ CONTROLS: dict[ControlName, Control] = {
 
 _NO_POLICY = {"student.policy": None, "student.weighting": None}
 _NO_COST = {"student.cost": None}
+_OF_TRAINING = ("data.train_size", "data.noise", "data.relabel", "data.exclude")
+"""What may differ between arms of their data: what changes the training part alone."""
 
 _GATES: dict[str, dict[str, Any]] = {
     "ceiling": {"ceiling": 0.9},
@@ -182,6 +184,7 @@ def _resolve(
             f"arms.{base}.set: {', '.join(sorted(decided))} cannot differ between arms: the "
             "comparison sets the seed, and other teachers belong under 'teachers'"
         )
+    _refuse_held_out(f"arms.{base}.set", arm.set, recipe)
     control = None if arm.control is None else CONTROLS[arm.control]
     if control is None or of_no_arm or (budget and ":" not in base and control.at_budget):
         made = _trained(recipe, arm) if budget is None else _at_budget(recipe, base, arm, budget)
@@ -200,6 +203,18 @@ def _resolve(
         )
     resolved[name] = made
     return made
+
+
+def _refuse_held_out(where: str, settings: Settings, recipe: Recipe) -> None:
+    """Raises RecipeError where ``settings`` can change the data that all arms are measured on."""
+    allowed = {*_OF_TRAINING, *(["data.options.positions"] if recipe.reads_corpus else [])}
+    other = [key for key in settings if key.split(".")[0] == "data" and key not in allowed]
+    if other:
+        raise RecipeError(
+            f"{where}: {', '.join(sorted(other))} cannot differ in a comparison, whose runs are "
+            f"measured on the same data ({', '.join(sorted(allowed))} can): make a recipe of it, "
+            "and compare by that"
+        )
 
 
 def _definition(recipe: Recipe, name: str) -> Arm:
@@ -280,9 +295,11 @@ def teacher_recipe(recipe: Recipe, name: str) -> Recipe:
 
     Raises:
         UnknownName: there is no such teacher.
+        RecipeError: it sets data that decide what is held out.
     """
     if name not in recipe.teachers:
         raise UnknownName("teacher", name, recipe.teachers)
+    _refuse_held_out(f"teachers.{name}", recipe.teachers[name], recipe)
     return override(recipe, recipe.teachers[name])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from frugalkd.errors import few
 from frugalkd.experiments.comparison.arms import ResolvedArm
 from frugalkd.experiments.comparison.plan import PRETRAINED, JobResult, JobResults, Key
 from frugalkd.experiments.comparison.statistics import (
@@ -68,7 +69,13 @@ def summarise(
     at_budgets = any(arm.budget is not None for arm in arms)
     rows = [_row(recipe, arm, by_arm, reference, at_budgets) for arm in begun]
     mark_frontiers(rows)
-    said = [*notes, *FIELDS, *(note for row in rows for note in _warnings(row))]
+    said = [
+        *notes,
+        *FIELDS,
+        *_other_data(recipe, begun),
+        *_mixed(results),
+        *(note for row in rows for note in _warnings(row)),
+    ]
     if len(seeds) < 2:
         said.append("one seed: there is no interval")
     failed = [
@@ -238,6 +245,32 @@ def _matched(
     ]
     within = all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
     return {"by": "cost" if by_cost else "samples", "ratios": ratios, "within_tolerance": within}
+
+
+def _other_data(recipe: Recipe, arms: Sequence[ResolvedArm]) -> list[str]:
+    """A note for each arm whose training data are not the recipe's."""
+    said, whole = [], recipe.data.model_dump(mode="json")
+    for arm in arms:
+        own = arm.recipe.data.model_dump(mode="json")
+        if other := [f"data.{key} {own[key]}" for key in own if own[key] != whole[key]]:
+            said.append(
+                f"{arm.name} is trained on other data than the recipe's: {', '.join(other)}"
+            )
+    return said
+
+
+def _mixed(results: JobResults) -> list[str]:
+    """A note where the runs are of several versions of frugalkd, or of several devices."""
+    runs = [job.results for job in results.values() if job.results]
+    said = []
+    for what, of in (
+        ("versions of frugalkd", lambda run: (run.get("versions") or {}).get("frugalkd")),
+        ("devices", lambda run: run.get("device")),
+    ):
+        found = sorted({str(value) for run in runs if (value := of(run)) is not None})
+        if len(found) > 1:
+            said.append(f"its runs are of several {what}, which are compared here: {few(found)}")
+    return said
 
 
 def _warnings(row: dict[str, Any]) -> list[str]:
