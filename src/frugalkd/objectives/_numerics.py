@@ -138,3 +138,15 @@ def weights_or_ones(weights: Tensor | None, logits: Tensor) -> Tensor:
 def over(values: Tensor, by: Tensor) -> Tensor:
     """``values / by``; 0, and without a gradient, where ``by`` is at most 1e-12, as a norm may."""
     return values / by.masked_fill(by <= 1e-12, math.inf)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """``rows`` (rows, width) of norm 1, by :func:`over`: 0, and without a gradient, where a row
+    is, as the logits of a head that begins with zeros are."""
+    return over(rows, torch.linalg.vector_norm(rows, dim=1, keepdim=True))
+
+
+def hardly_varies(deviation: Tensor, size: Tensor) -> Tensor:
+    """bool, where a ``deviation`` from the mean is what rounding makes of equal values of this
+    ``size``: a division by it has a gradient without a meaning, of any size."""
+    return deviation <= 16 * torch.finfo(deviation.dtype).eps * size

@@ -111,9 +111,11 @@ class LogitStandardisation(Objective):
 
 
 def _standardised(logits: Tensor) -> Tensor:
-    """Of mean 0 and deviation 1 in each row."""
+    """Of mean 0 and deviation 1 in each row; 0, and without a gradient, where all are equal."""
     centred = logits - logits.mean(dim=1, keepdim=True)
-    return centred / (logits.std(dim=1, keepdim=True) + 1e-7)
+    deviation = logits.std(dim=1, keepdim=True)
+    equal = numerics.hardly_varies(deviation, logits.abs().amax(dim=1, keepdim=True))
+    return centred / (deviation + 1e-7).masked_fill(equal, math.inf)
 
 
 @dataclass(frozen=True)
@@ -313,10 +315,11 @@ class DIST(BatchObjective):
     correlation (Pearson's) of student's and teacher's probabilities over the classes of a row,
     intra that over the rows of the batch, the mean of all classes; both are of softmaxes at T.
 
-    *Our reading:* a norm below 1e-8 counts as that, so that what does not vary has the correlation
-    0; in a batch of one row intra is 1. The authors' code adds 1e-8 to the product of the two norms
-    instead, which shrinks the correlations of classes that are all but impossible; here they count
-    in full. The defaults are the authors' of ImageNet; on CIFAR-100 T is 4.
+    *Our reading:* what does not vary (beyond rounding) has the correlation 0, and no gradient; a
+    norm below 1e-8 counts as that; in a batch of one row intra is 1. The authors' code adds 1e-8 to
+    the product of the two norms instead, which shrinks the correlations of classes that are all but
+    impossible; here they count in full. The defaults are the authors' of ImageNet; on CIFAR-100 T
+    is 4.
 
     *Weights:* the moments over the batch are weighted, and intra counts sum(weights) / rows times.
     A row's part of it is what it adds to the correlations.
@@ -359,7 +362,9 @@ def _correlation_parts(one: Tensor, other: Tensor, weights: Tensor) -> Tensor:
     for values in (one, other):
         centred = values - (weights * values).sum(dim=0) / total
         norm = torch.linalg.vector_norm(weights.sqrt() * centred, dim=0)
-        parts.append(centred / norm.clamp_min(1e-8))
+        size = torch.linalg.vector_norm(weights.sqrt() * values.detach(), dim=0)
+        equal = numerics.hardly_varies(norm, size)
+        parts.append(centred / norm.clamp_min(1e-8).masked_fill(equal, math.inf))
     return parts[0] * parts[1]
 
 
@@ -472,7 +477,7 @@ class CorrelationCongruence(BatchObjective):
 
     def _kernel(self, logits: Tensor) -> Tensor:
         """(rows, rows)."""
-        rows = F.normalize(logits, dim=1)
+        rows = numerics.unit(logits)
         scaled = 2 * self.gamma * (rows @ rows.T)
         term = series = torch.ones_like(scaled)
         for power in range(1, self.order + 1):
@@ -518,7 +523,7 @@ class PKT(BatchObjective):
 
 def _neighbours(logits: Tensor, weights: Tensor) -> Tensor:
     """(rows, rows), each row a distribution over the rows of the batch."""
-    rows = F.normalize(logits, dim=1)
+    rows = numerics.unit(logits)
     similarity = weights * (1 + rows @ rows.T) / 2
     total = similarity.sum(dim=1, keepdim=True)
     return similarity / total.clamp_min(torch.finfo(similarity.dtype).tiny)

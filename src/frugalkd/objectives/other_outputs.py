@@ -143,10 +143,18 @@ class EmbedDistill(Objective):
         student, teacher = numerics.both(logits, targets)
         _check_width("embeddings", teacher, student)
         if self.distance == "cosine":
-            return 1 - F.cosine_similarity(student, teacher, dim=1)
+            return 1 - _cosine(student, teacher)
         if self.distance == "mse":
             return (student - teacher).square().mean(dim=1)
         return torch.linalg.vector_norm(student - teacher, dim=1)
+
+
+def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """(rows,); of a student's row of zeros 0, with a gradient of norm 1 towards the teacher's: a
+    quotient has one without bound, which a head that begins with zeros would take."""
+    zero = torch.linalg.vector_norm(student.detach(), dim=1, keepdim=True) <= 1e-8
+    cosine = F.cosine_similarity(student.masked_fill(zero, 1.0), teacher, dim=1)
+    return torch.where(zero[:, 0], (student * numerics.unit(teacher)).sum(dim=1), cosine)
 
 
 def _check_width(kind: str, right: Tensor, student: Tensor) -> None:
