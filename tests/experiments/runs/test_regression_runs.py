@@ -13,12 +13,15 @@ from safetensors.torch import load_file
 from frugalkd import load
 from frugalkd.data import Augmentation
 from frugalkd.data.table import read_table
-from frugalkd.errors import FrugalKDWarning, ModelError, RecipeError
+from frugalkd.errors import DataError, FrugalKDWarning, ModelError, RecipeError, RunFolderError
 from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.report.model_card import push_run
 from frugalkd.experiments.runs.execute import distill
-from frugalkd.experiments.runs.from_recipe import make_data, make_teacher
+from frugalkd.experiments.runs.from_recipe import make_data, make_teacher, refuse_other_data
+from frugalkd.experiments.runs.use import evaluate_run
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.runtime.imports import Allowed
 
 pytest.importorskip("pyarrow", reason="needs the extra parquet")
 
@@ -128,6 +131,27 @@ def test_from_a_table_to_values(cli, path, folder, teacher, tmp_path):
     assert "predicted" in page
     assert "root of the mean squared error" in page
     assert "kind flat" in page
+
+
+def test_a_table_that_changed_is_not_the_runs_own(recipe, teacher, folder, tmp_path):
+    """Twice the sizes: standardised they are the same numbers."""
+    evaluate_run(teacher, None, Allowed(data=True))
+    lines = (folder / "homes.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    changes = {
+        "other": [f"{5 - float(s):.4f},{k},{p}" for s, k, p in rows],
+        "twice": [f"{2 * float(s):.4f},{k},{p}" for s, k, p in rows],
+    }
+    results = results_of(teacher)
+    for name, changed in changes.items():
+        file = tmp_path / f"{name}.csv"
+        file.write_text("\n".join([lines[0], *changed]) + "\n")
+        results["recipe"]["data"]["options"]["path"] = str(file)
+        (teacher / "results.json").write_text(json.dumps(results))
+        with pytest.raises(DataError, match=r"have changed since that run: restore"):
+            evaluate_run(teacher, None, Allowed(data=True))
+        with pytest.raises(RunFolderError, match="finished run on other data"):
+            refuse_other_data(results, Recipe.model_validate(results["recipe"]), teacher)
 
 
 def test_a_teacher_reads_a_table_as_in_its_training(recipe, teacher, folder):

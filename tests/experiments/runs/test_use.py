@@ -43,10 +43,10 @@ def run(sound, tmp_path) -> Path:
 
 
 def names(run: Path, **data) -> None:
-    """Let a run's results name these data."""
+    """Let a run's results name these data, without a digest of them."""
     said = json.loads((run / "results.json").read_text())
     said["recipe"]["data"] |= {"train_size": None, **data}
-    (run / "results.json").write_text(json.dumps(said))
+    (run / "results.json").write_text(json.dumps({**said, "data": None}))
 
 
 def pictures(folder: Path, size=(8, 8), rows=3) -> Path:

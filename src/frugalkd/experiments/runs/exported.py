@@ -18,7 +18,7 @@ from frugalkd.data import DATA, Pictures, load_data
 from frugalkd.errors import DataError, ModelError
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.from_recipe import data_of_run
-from frugalkd.experiments.runs.use import load_run, on_data
+from frugalkd.experiments.runs.use import load_run, on_data, refuse_changed
 from frugalkd.models.export import Format, example_batch, opened
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import name_classes
@@ -113,6 +113,7 @@ def _calibration(run: Path, loaded: Loaded, data: str | None, allowed: Allowed) 
     if data is None:
         said = read_results(run).get("recipe")
         train: Any = data_of_run(said, str(run / "results.json"), allowed).train
+        refuse_changed(run, "train", train)
     elif data in DATA:
         train = load_data(data, download=allowed.download).train
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import warnings
@@ -37,7 +38,7 @@ from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, Role
 from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.progress import Progress
 from frugalkd.files.opening import named
-from frugalkd.files.parsing import one_line
+from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.tensors import load_weights
 from frugalkd.language.corpus import Corpus
 from frugalkd.language.named import CORPORA, fetched, make_causal
@@ -58,7 +59,7 @@ from frugalkd.models.origin import (
     note_origin,
     origin_of,
 )
-from frugalkd.models.saved import card_beside, known_from, load
+from frugalkd.models.saved import CARD, card_beside, known_from, load
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
 from frugalkd.policies.policy import Ids
@@ -209,14 +210,21 @@ def refuse_other_data(
     if (section := recipe.data.model_dump_json()) not in known:
         known[section] = None
         try:
-            known[section] = data_digests(make_data(recipe, Augmentation(), 0))
+            made = make_data(recipe, Augmentation(), 0)
+            # Digests are of what a model reads, so that units and names come with its card.
+            sizes = {"classes": class_names(made.train), **input_sizes_of(made.train)}
+            kept = {key: sizes[key] for key in ("classes", "columns") if sizes.get(key)}
+            known[section] = data_digests(made), json.loads(json.dumps(kept))
         except FrugalKDError as error:
             warnings.warn(
                 f"whether the data of {folder} have changed since that run is not checked: {error}",
                 FrugalKDWarning,
                 stacklevel=2,
             )
-    if known[section] not in (None, results.get("data")):
+    digests, sizes = known[section] or (None, {})
+    card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    other = {key for key, value in sizes.items() if card.get(key, value) != value}
+    if digests not in (None, results.get("data")) or other:
         raise RunFolderError(
             f"{folder} holds a finished run on other data than its recipe's data are now: restore "
             "these files, or choose another --out; or delete that folder, and it is run again"

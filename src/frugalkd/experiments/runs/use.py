@@ -22,8 +22,9 @@ from frugalkd.data import DATA, ImageData, Pictures, TextData, load_data
 from frugalkd.data.class_names import class_names, class_order, labels_by_name
 from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns, read_lines
+from frugalkd.data.probe import data_digest
 from frugalkd.data.samples import located
-from frugalkd.data.table import read_table, table_file, target_columns
+from frugalkd.data.table import TableData, read_table, table_file, target_columns
 from frugalkd.errors import AccessRefused, DataError, ModelError, SettingError, few, nearest
 from frugalkd.experiments.runs.folder import head_alone, read_results, results_of, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
@@ -106,6 +107,7 @@ def _on_tokens(
         corpus: Any = data_of_run(recipe, where, allowed).eval_dataset
         if not isinstance(corpus, Corpus):
             raise DataError(f"the data of {run} have no held-out text: name some with --data")
+        refuse_changed(run, "held_out", corpus)
         what = "its held-out text"
     else:
         named = section(section(results_of(run), "recipe"), "data").get("options") or {}
@@ -180,6 +182,7 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
             f"the data that {run} names are pictures of {held_out.shape}, its model takes {takes} "
             "(channels, height, width): name other data with --data"
         )
+    refuse_changed(run, "held_out", held_out, loaded)
     if head_alone(run) and (trained := trained_in(run)) is not None:
         # As the run itself: its features are kept, and so are those of its students' teacher.
         threads = read_results(run).get("threads")
@@ -200,6 +203,20 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
         return probabilities, labels, f"its {run_data.split} split"
     labels = labels_by_name(labels, class_names(held_out), loaded.classes, what)
     return probabilities, labels, f"its {run_data.split} split"
+
+
+def refuse_changed(run: Path, part: str, data: Any, loaded: Loaded | None = None) -> None:
+    """Raises DataError where ``data`` are not the ``part`` (train, held_out) of the run's data any
+    more, by their digest, or by the columns of its ``loaded`` model; older runs have none."""
+    known = section(read_results(run), "data").get(part)
+    other = isinstance(known, str) and data_digest(data) != known
+    if loaded is not None and loaded.columns is not None and isinstance(data, TableData):
+        other = other or data.columns != loaded.columns
+    if other:
+        raise DataError(
+            f"the data that {run} names have changed since that run: restore these files, or name "
+            "the data to use with --data"
+        )
 
 
 def predict_to_csv(
