@@ -94,6 +94,39 @@ def test_classes_are_those_of_a_column(file):
     assert table(file, label="rooms").classes == ("1", "2", "3", "4", "5")
 
 
+def test_large_class_names_are_kept_apart(tmp_path):
+    (tmp_path / "x.csv").write_text("x,y\n1,12345678\n2,12345679\n3,-1\n4,-1\n5,12345678\n")
+    made = table(tmp_path / "x.csv", label="y", test=0.2)
+    assert made.classes == ("-1", "12345678", "12345679")
+
+
+def test_texts_that_look_like_numbers_stay_texts(tmp_path):
+    file = tmp_path / "x.csv"
+    file.write_text("code,y\n01,1\n02,2\nA,3\n01,4\n02,5\n")
+    columns = table(file, target="y").columns
+    file.write_text("code\n01\n02\n")
+    inputs = columns.inputs(read_table(file, texts=["code"]))
+    assert inputs[:, :2].tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(DataError, match="'code' holds numbers, as 1, and held texts in the"):
+        columns.inputs(read_table(file))
+
+
+def test_another_table_has_the_same_labels_or_none():
+    columns = {"a": np.array([0.0, 1.0]), "b": np.array([1.0, 1.0])}
+    found = target_columns(columns, ("a", "b"), several=True)
+    assert found is not None
+    assert found.tolist() == [[0, 1], [1, 1]]
+    columns["a"][0] = -1
+    with pytest.raises(DataError, match="label 'a' is -1 in row 0: 0 or 1 is needed"):
+        target_columns(columns, ("a", "b"), several=True)
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"x": np.zeros((3, 2)), "x 1": np.ones(3)})
+    with pytest.raises(DataError, match="two columns are called 'x 1'"):
+        read_table(tmp_path / "x.npz")
+
+
 def test_another_table_becomes_the_same_inputs(file):
     made = table(file, target="price", log=["price", "size"])
     again = Columns.of_card(made.columns.card())
@@ -158,6 +191,37 @@ BAD = {
     ),
     "no table": (lambda f: table(f.with_suffix(".txt"), target="price"), "is not there"),
     "another ending": (lambda f: table(f.rename(f.parent / "x.xls"), target="x"), "is not a table"),
+    "an empty text": (
+        lambda f: table(changed(f, kind=[*COLUMNS["kind"][:-1], ""]), target="price"),
+        "'kind' has no value in row 39: fill it in",
+    ),
+    "a text of no value": (
+        lambda f: table(changed(f, kind=["NA", *COLUMNS["kind"][1:]]), target="price"),
+        r"'kind' has no value in row 0 \(NA\): fill it in",
+    ),
+    "an empty label": (
+        lambda f: table(changed(f, kind=[*COLUMNS["kind"][:-1], ""]), label="kind"),
+        "'kind' has no value in row 39: fill it in",
+    ),
+    "an infinite label": (
+        lambda f: table(changed(f, rooms=["inf", *COLUMNS["rooms"][1:]]), label="rooms"),
+        "label inf is not a class",
+    ),
+    "a label that is not exact": (
+        lambda f: table(changed(f, rooms=[2**53 + 1, *COLUMNS["rooms"][1:]]), label="rooms"),
+        r"label 9\.0072e\+15 is not a class",
+    ),
+    "the logarithm of texts": (
+        lambda f: table(f, target="price", log=["kind"]), "'kind' holds texts"
+    ),
+    "the logarithm of nothing": (
+        lambda f: table(f, target="price", features=["kind"], log=["size"]),
+        "log names column 'size', which is neither a feature nor a target",
+    ),
+    "two of one name": (
+        lambda f: (f.write_text("a,b,a\n1,2,3\n4,5,6\n"), table(f, target="b")),
+        "two columns are called 'a'",
+    ),
     "no archive": (
         lambda f: table(f.rename(f.parent / "x.npz"), target="x"), "cannot be read"
     ),

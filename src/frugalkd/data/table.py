@@ -28,6 +28,13 @@ Table = dict[str, NDArray[Any]]
 MOST_TEXTS = 256
 """Different texts of a column that becomes inputs, one for each."""
 _ENDINGS = (".csv", ".parquet", ".npz")
+_MISSING = {
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"),
+}
+"""Texts that stand for no value: those that pyarrow reads as such in a column of numbers."""
+_EXACT = 2.0**53
+"""Whole numbers are exact below this as float64."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Columns:
         made = []
         for name in names:
             if table[name].dtype == object:
-                texts = tuple(sorted(set(table[name][rows])))
+                texts = tuple(sorted(set(_texts(table, name)[rows])))
                 if len(texts) > MOST_TEXTS:
                     raise DataError(
                         f"column {name!r} has {len(texts)} different texts, and each becomes an "
@@ -101,7 +108,7 @@ class Columns:
         for column in self.columns:
             _check_columns(table, [column.name])
             if column.texts:
-                texts = table[column.name].astype(str)
+                texts = _texts(table, column.name).astype(str)
                 parts.append(texts[:, None] == np.array(column.texts, dtype=str))
             else:
                 numbers = _numbers(table, column.name, column.log)
@@ -220,6 +227,13 @@ def load_table(
         learned = [label] if isinstance(label, str) else several or targets
         names = [name for name in table if name not in learned] if features is None else features
         _check_columns(table, [*learned, *names, *log])
+        if wrong := [name for name in log if name not in names and name not in targets]:
+            raise DataError(
+                f"log names column {wrong[0]!r}, which is neither a feature nor a target: leave it "
+                "out of log"
+            )
+        for name in log:
+            _numbers(table, name, True)
         if wrong := [name for name in names if name in learned]:
             raise DataError(f"column {wrong[0]!r} is learned, and cannot be a feature as well")
         if several:
@@ -229,7 +243,7 @@ def load_table(
             labels = torch.from_numpy(np.stack(values, axis=1).astype(np.float32))
             classes = tuple(f"log {name}" if name in log else name for name in targets)
         else:
-            labels, classes = _classes(table[label])
+            labels, classes = _classes(table, label)
         # Two passes: which rows are held out first, then the numbers of the others alone.
         places = TableData(torch.zeros(len(labels), 0), labels, classes, Columns(()))
         splits = splits_of([places], test)
@@ -246,8 +260,11 @@ def table_file(path: str, root: StrPath | None = None) -> Path:
     return next((file for file in places if file.is_file()), data_root(root) / path)
 
 
-def read_table(path: Path, columns: Collection[str] | None = None) -> Table:
-    """The columns of a table, or those ``columns`` that it has. Raises DataError, which does not
+def read_table(
+    path: Path, columns: Collection[str] | None = None, texts: Collection[str] = ()
+) -> Table:
+    """The columns of a table, or those ``columns`` that it has; of a .csv file the columns
+    ``texts`` as texts, where all that they hold are numbers, too. Raises DataError, which does not
     name it."""
     if not path.is_file():
         raise DataError("is not there: name a .csv, .parquet or .npz file")
@@ -263,7 +280,8 @@ def read_table(path: Path, columns: Collection[str] | None = None) -> Table:
     try:
         if path.suffix == ".csv":
             lines = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            found = pyarrow.csv.read_csv(path, parse_options=lines)
+            kinds = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
+            found = pyarrow.csv.read_csv(path, parse_options=lines, convert_options=kinds)
         else:
             with pq.ParquetFile(path) as file:
                 groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
@@ -276,6 +294,7 @@ def read_table(path: Path, columns: Collection[str] | None = None) -> Table:
         reason = one_line(str(error).splitlines()[0])
         raise DataError(f"cannot be read ({reason}): get the file again") from error
     names = [name for name in found.column_names if columns is None or name in columns]
+    _refuse_twice(names)
     return {name: _from_arrow(name, found[name]) for name in names}
 
 
@@ -305,7 +324,7 @@ def _from_arrays(path: Path) -> Table:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot be read ({one_line(error, 100)}): get the file again") from None
-    table: Table = {}
+    columns: list[tuple[str, NDArray[Any]]] = []
     for name, array in found.items():
         if array.ndim not in (1, 2) or array.dtype.kind not in "biufU":
             raise DataError(
@@ -314,9 +333,11 @@ def _from_arrays(path: Path) -> Table:
             )
         array = array.astype(object if array.dtype.kind == "U" else np.float64)
         if array.ndim == 1:
-            table[name] = array
+            columns.append((name, array))
         else:
-            table |= {f"{name} {place}": column for place, column in enumerate(array.T)}
+            columns += [(f"{name} {place}", column) for place, column in enumerate(array.T)]
+    _refuse_twice([name for name, _ in columns])
+    table = dict(columns)
     if len({len(column) for column in table.values()}) > 1:
         raise DataError("its arrays have different numbers of rows")
     return table
@@ -326,6 +347,29 @@ def _check_columns(table: Mapping[str, Any], names: Sequence[str]) -> None:
     for name in names:
         if name not in table:
             raise DataError(f"there is no column {one_line(repr(name))}: {nearest(name, table)}")
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise DataError(f"two columns are called {one_line(repr(twice))}: rename one of them")
+
+
+def _texts(table: Table, name: str) -> NDArray[Any]:
+    """A column of texts. Raises DataError where it holds numbers, or one is missing."""
+    column = table[name]
+    if column.dtype != object:
+        raise DataError(
+            f"column {name!r} holds numbers, as {column[0]:g}, and held texts in the training: "
+            "read it as texts"
+        )
+    missing = [row for row, text in enumerate(column) if text in _MISSING]
+    if missing:
+        said = f" ({column[missing[0]]})" if column[missing[0]] else ""
+        raise DataError(
+            f"column {name!r} has no value in row {missing[0]}{said}: fill it in, or leave it out"
+        )
+    return column
 
 
 def _numbers(table: Table, name: str, log: bool) -> NDArray[np.float64]:
@@ -342,19 +386,24 @@ def _numbers(table: Table, name: str, log: bool) -> NDArray[np.float64]:
     return np.log(column) if log else column
 
 
-def target_columns(table: Table, names: Sequence[str], label: str = "") -> NDArray[Any] | None:
+def target_columns(
+    table: Table, names: Sequence[str], label: str = "", *, several: bool = False
+) -> NDArray[Any] | None:
     """What :func:`load_table` makes labels of, from another table: classes int64 (rows,) of the
-    column ``label``, as indices into ``names``, else float32 (rows, targets) of the targets
-    ``names``. None where a column is not there. Raises DataError for a class of no name."""
+    column ``label``, as indices into ``names``, else float32 (rows, targets) of the targets, or of
+    ``several`` labels, ``names``. None where a column is not there. Raises DataError for a class of
+    no name, and for what :func:`load_table` refuses."""
     if not label:
         whose = {name: name if name in table else name.removeprefix("log ") for name in names}
         if not names or not all(column in table for column in whose.values()):
             return None
+        if several:
+            return _several(table, names).numpy().astype(np.float32)
         values = [_numbers(table, column, name != column) for name, column in whose.items()]
         return np.stack(values, axis=1).astype(np.float32)
     if label not in table:
         return None
-    given, said = _classes(table[label])
+    given, said = _classes(table, label)
     return labels_by_name(given.numpy(), said, names, f"column {label!r}")
 
 
@@ -370,11 +419,21 @@ def _several(table: Table, names: Sequence[str]) -> Tensor:
     return torch.from_numpy(values == 1)
 
 
-def _classes(column: NDArray[Any]) -> tuple[Tensor, tuple[str, ...]]:
-    """Class indices int64 (rows,) of a column of texts, or of whole numbers, and their names."""
-    if column.dtype != object and (column != np.floor(column)).any():
-        raise DataError(f"the label {column[column != np.floor(column)][0]:g} is not a class: for "
-                        "numbers name the column as target")  # fmt: skip
+def _classes(table: Table, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Class indices int64 (rows,) of a column of texts, or of whole numbers, and their names.
+    Raises DataError."""
+    if table[name].dtype == object:
+        column = _texts(table, name)
+    else:
+        column = whole_numbers(table[name])
     names, labels = np.unique(column, return_inverse=True)
-    said = names if column.dtype == object else [f"{number:g}" for number in names]
-    return torch.from_numpy(labels.astype(np.int64)), tuple(map(str, said))
+    return torch.from_numpy(labels.astype(np.int64)), tuple(map(str, names.tolist()))
+
+
+def whole_numbers(column: NDArray[np.float64]) -> NDArray[np.int64]:
+    """A column of classes. Raises DataError where one is not a whole number below 2^53."""
+    wrong = (column != np.floor(column)) | ~(np.abs(column) < _EXACT)
+    if wrong.any():
+        raise DataError(f"the label {column[wrong][0]:g} is not a class: for numbers name the "
+                        "column as target")  # fmt: skip
+    return column.astype(np.int64)

@@ -12,6 +12,7 @@ import pytest
 from frugalkd import load
 from frugalkd.data import TextData, load_data
 from frugalkd.errors import DataError
+from frugalkd.experiments.runs.use import _numbered
 from frugalkd.teachers import StoredTargets
 from frugalkd.training import frozen
 
@@ -169,6 +170,21 @@ def test_a_text_column_of_any_table(tmp_path, require_data):
         load_data("hugging-face", **{**options, "text": "text"}, test=0.2)
     with pytest.raises(DataError, match="or the texts: text"):
         load_data("hugging-face", path=options["path"], label="kind", test=0.2)
+
+
+def test_numbers_of_a_table_are_names_of_classes():
+    numbers = np.array([2.0, 1.0])
+    assert _numbered(numbers, ("1", "2")).tolist() == [1, 0]
+    assert _numbered(numbers, ("0", "1", "2")).tolist() == [2, 1]
+    assert _numbered(numbers, ("a", "b", "c")).tolist() == [2, 1]
+    with pytest.raises(DataError, match="the label has other classes than the model"):
+        _numbered(numbers, ("1", "3"))
+    with pytest.raises(
+        DataError, match=r"labels lie in 1 \.\. 2: the model has the classes 0 \.\. 1"
+    ):
+        _numbered(numbers, ("a", "b"))
+    with pytest.raises(DataError, match=r"the label 1\.5 is not a class"):
+        _numbered(np.array([1.0, 1.5]), ("0", "1"))
 
 
 CSV = """

@@ -24,7 +24,7 @@ from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns, read_lines
 from frugalkd.data.probe import data_digest
 from frugalkd.data.samples import located
-from frugalkd.data.table import TableData, read_table, table_file, target_columns
+from frugalkd.data.table import TableData, read_table, table_file, target_columns, whole_numbers
 from frugalkd.errors import AccessRefused, DataError, ModelError, SettingError, few, nearest
 from frugalkd.experiments.runs.folder import head_alone, read_results, results_of, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
@@ -331,9 +331,14 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
     if loaded.columns is not None:
         file = table_file(data)
         with located(file):
-            table = read_table(file)
+            of_texts = [column.name for column in loaded.columns.columns if column.texts]
+            table = read_table(file, texts=of_texts)
             names = [f"row {row}" for row in range(len(next(iter(table.values()), ())))]
-            labels = target_columns(table, loaded.classes, str(loaded.card.get("label", "")))
+            label, several = (
+                str(loaded.card.get("label", "")),
+                loaded.output.name == "several-labels",
+            )
+            labels = target_columns(table, loaded.classes, label, several=several)
             return Predictions("rows", names, loaded.outputs(table), labels)
     by_class = loaded.output.by_top_class  # else the labels of these data are of another kind
     classes = loaded.classes if by_class else ()
@@ -386,8 +391,8 @@ def _texts(
         texts, given = table.get(text, table.get("text")), table.get(label, table.get("label"))
         if texts is None or texts.dtype != object:
             raise DataError(f"there is no column {text!r} of texts")
-        if given is not None and given.dtype != object:  # indices of classes
-            return texts.tolist(), given.astype(np.int64)
+        if given is not None and given.dtype != object:
+            return texts.tolist(), _numbered(given, classes)
         known = {} if given is None else {label: given}
         return texts.tolist(), target_columns(known, classes, label) if classes else None
     if path.suffix == ".txt" and path.is_file():
@@ -398,6 +403,21 @@ def _texts(
         f"no such data: {nearest(data, DATA)}; or name a FILE.txt with a text a line, or a "
         f"FILE.csv or FILE.parquet with the columns {text} and {label}"
     )
+
+
+def _numbered(given: NDArray[np.float64], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Indices of the ``classes`` whose names the numbers ``given`` are; numbers are themselves
+    indices where no class has a number for its name. Raises DataError for others."""
+    labels = whole_numbers(given)
+    if any(name.lstrip("-").isdecimal() for name in classes):
+        numbers, places = np.unique(labels, return_inverse=True)
+        return labels_by_name(places, tuple(map(str, numbers.tolist())), classes, "the label")
+    if classes and len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise DataError(
+            f"labels lie in {labels.min()} .. {labels.max()}: the model has the classes 0 .. "
+            f"{len(classes) - 1}"
+        )
+    return labels
 
 
 def _images(
