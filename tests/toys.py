@@ -106,7 +106,7 @@ KINDS = ("ant", "bee", "cat", "dog")
 
 
 def kinds(
-    classes=KINDS, samples=60, test=40, mean=0.5, std=0.25, seed=5
+    classes=KINDS, samples=60, test=40, mean=0.5, std=0.25, seed=5, flip=False
 ) -> tuple[ImageData, ImageData]:
     """Training and test images of four kinds, which ``classes`` puts in an order; names that are
     none of ``KINDS`` mean these in turn."""
@@ -116,8 +116,9 @@ def kinds(
 
     def part(rows):
         return ImageData(
-            data.images[rows], places[data.labels[rows]], tuple(classes), mean=(mean,), std=(std,)
-        )
+            data.images[rows], places[data.labels[rows]], tuple(classes), mean=(mean,), std=(std,),
+            augmentation=Augmentation(flip=flip),
+        )  # fmt: skip
 
     return part(slice(samples)), part(slice(samples, None))
 

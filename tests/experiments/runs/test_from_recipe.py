@@ -386,3 +386,15 @@ def test_imported_data_may_be_splits():
     recipe = override(kinds_recipe(), {"data": {**path, "validation": 20, "train_size": 30}})
     made: Any = make_data(recipe, Augmentation(), 0)
     assert (len(made.train), len(made.eval_dataset), made.split) == (30, 20, "validation")
+
+
+def test_augmentation_of_ones_own_pictures_is_kept():
+    recipe = kinds_recipe(data__options={"flip": True})
+    own = Augmentation(flip=True)
+    made: Any = make_data(recipe, recipe.student.augment, 3)
+    assert (made.train.augmentation, made.train.seed) == (own, 3)
+    assert made.eval_dataset.augmentation == Augmentation()
+    plain: Any = make_data(recipe, None, 3)
+    assert plain.train.augmentation == Augmentation()
+    with pytest.raises(DataError, match=r"toys:kinds is augmented \(.*and augment of the recipe"):
+        make_data(recipe, Augmentation(crop=1), 3)

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from frugalkd.data.class_names import class_names
-from frugalkd.data.images import Augmentation
 from frugalkd.data.table import Columns
 from frugalkd.errors import RecipeError, RunFolderError, UnknownName, few
 from frugalkd.experiments.comparison.arms import teacher_recipe
@@ -69,7 +68,7 @@ def check_given(folder: Path, recipe: Recipe) -> dict[str, str | None]:
         TargetsError: its classes or its vocabulary are not the data's.
         ImportRefused: it names code that the recipe does not.
     """
-    run_data = make_data(recipe, Augmentation(), recipe.seed)
+    run_data = make_data(recipe, None, recipe.seed)
     digests, theirs = data_digests(run_data), read_results(folder).get("data") or {}
     parts = {"train": "training data", "held_out": "held-out data"}
     if other := [what for part, what in parts.items() if theirs.get(part) != digests[part]]:

@@ -106,8 +106,9 @@ def place_for(
     return None
 
 
-def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
-    """The recipe's data; ``augment`` with views drawn from ``seed`` on the training part. Raises
+def make_data(recipe: Recipe, augment: Augmentation | None, seed: int) -> RunData:
+    """The recipe's data; ``augment`` with views drawn from ``seed`` on the training part, in its
+    place that of the user's own pictures where it is the default; None leaves out both. Raises
     DataError: they cannot be found, read, cut or augmented; ModelError: a user's own cannot be
     imported, or fail."""
     spec = recipe.data
@@ -133,7 +134,7 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
         train, test = made
         if isinstance(train, Corpus):
             raise DataError(f"{spec.path} made a Corpus: set data.name to corpus, with its path")
-    if augment != Augmentation() and not isinstance(train, Pictures):
+    if augment not in (None, Augmentation()) and not isinstance(train, Pictures):
         raise DataError(
             f"{what} is not an ImageData: augment is for those; augment your own data set yourself "
             "(with a method view(id, view))"
@@ -159,8 +160,16 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
             with located(" and ".join(filter(None, (spec.exclude, spec.relabel)))):
                 train = made.apply(train)
     if isinstance(train, Pictures):
+        own, plain = train.augmentation, Augmentation()
+        if augment not in (None, plain) and own != plain:
+            raise DataError(
+                f"{what} is augmented ({own}), and augment of the recipe as well: leave out one"
+            )
+        chosen = plain if augment is None else own if augment == plain else augment
         with located("augment"):
-            train = train.with_augmentation(augment, seed)
+            train = train.with_augmentation(chosen, seed)
+    if isinstance(test, Samples):
+        test = test.without_augmentation()
     return RunData(train, test, split)
 
 
@@ -187,7 +196,7 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
             f"{where} names the data {said}: they are read only where you allow it, with "
             f"{' '.join(options)}"
         )
-    return make_data(recipe, Augmentation(), recipe.seed)
+    return make_data(recipe, None, recipe.seed)
 
 
 def data_digests(run_data: RunData) -> dict[str, str | None]:
@@ -210,7 +219,7 @@ def refuse_other_data(
     if (section := recipe.data.model_dump_json()) not in known:
         known[section] = None
         try:
-            made = make_data(recipe, Augmentation(), 0)
+            made = make_data(recipe, None, 0)
             # Digests are of what a model reads, so that units and names come with its card.
             sizes = {"classes": class_names(made.train), **input_sizes_of(made.train)}
             kept = {key: sizes[key] for key in ("classes", "columns") if sizes.get(key)}

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from frugalkd.data import Augmentation
 from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, names_of
 from frugalkd.errors import DataError, LedgerError, SettingError
@@ -87,7 +86,7 @@ def make_ledger(
     """
     started = time.perf_counter()
     use_threads(recipe.threads)
-    data = make_data(recipe, Augmentation(), STORE_SEED).train
+    data = make_data(recipe, None, STORE_SEED).train
     if recipe.reads_corpus:
         raise SettingError(
             "a ledger of a corpus's blocks is made by training: 'frugalkd teach', with "
