@@ -222,6 +222,21 @@ def test_what_is_no_picture_is_named_in_one_error(mine):
     assert "\n" not in str(caught.value)
 
 
+def test_hidden_folders_and_those_of_archives_are_left_out(mine):
+    before = load(mine)[0].digest()
+    for name in ("train/digit 1/.thumbs", "train/digit 1/__MACOSX", "train/__MACOSX"):
+        (mine / name).mkdir()
+        shutil.copy(files_of(mine / "test")[0], mine / name / "0.png")
+    train, _ = load(mine)
+    assert (len(train), len(train.classes), train.digest()) == (TRAIN, 10, before)
+
+
+def test_a_class_may_be_called_train(mine):
+    (mine / "train" / "digit 1").rename(mine / "train" / "train")
+    train, _ = load(mine / "train", test=0.3)
+    assert train.classes[-2:] == ("digit 9", "train")
+
+
 def test_a_torn_picture_is_named_when_it_is_read(mine):
     file = sorted((mine / "train" / "digit 0").iterdir())[0]
     file.write_bytes(file.read_bytes()[:-30])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from frugalkd import DataLoading, Sampling, Selection, SelfRegulation, StoredTargets
 from frugalkd.data import TextData, hold_out, load_data, take
 from frugalkd.data.batches import split
+from frugalkd.data.named import read_lines
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.text import Tokens
 from frugalkd.errors import DataError
@@ -183,3 +184,10 @@ def test_lines_of_a_file(tmp_path):
             load_data("text-lines", path=str(file), test=0.3)
     with pytest.raises(DataError, match=r"nothing\.txt: cannot be read"):
         load_data("text-lines", tmp_path, path="nothing.txt")
+
+
+def test_only_line_ends_end_a_line(tmp_path):
+    (tmp_path / "lines.txt").write_bytes("a\u2028b\x0b\x0c\x85c\r\n\nd\re\n".encode())
+    assert read_lines(tmp_path / "lines.txt") == ["a\u2028b\x0b\x0c\x85c", "", "d", "e"]
+    (tmp_path / "lines.txt").write_text("")
+    assert read_lines(tmp_path / "lines.txt") == []

@@ -7,7 +7,14 @@ import tracemalloc
 
 import pytest
 
-from frugalkd.files.parsing import header_bytes, one_line, parse_json, printable, read_bounded
+from frugalkd.files.parsing import (
+    cell,
+    header_bytes,
+    one_line,
+    parse_json,
+    printable,
+    read_bounded,
+)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +106,9 @@ def test_text_from_elsewhere_is_one_printable_line():
         assert printable(said) == shown
     assert printable("a\x1bb\nc", "") == "ab c"
     assert one_line(" a \n b\x1bc", 5) == "a b?c"
+
+
+def test_a_negative_number_is_no_formula():
+    assert [cell(said) for said in ("-1", "-0.5e-3", "-1+1", "-x", "=1", "+1")] == [
+        *("-1", "-0.5e-3", "'-1+1", "'-x", "'=1", "'+1")
+    ]

@@ -315,13 +315,16 @@ def load_lines(
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file. Raises DataError, which does not name it."""
     try:
-        return read_bounded(path, _LARGEST_TEXT).decode("utf-8").splitlines()
+        text = read_bounded(path, _LARGEST_TEXT).decode("utf-8")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError("is not UTF-8 text") from None
     except ValueError:
         raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it") from None
+    # Not splitlines, which ends a line at signs that stand within texts, too (U+2028, U+0085).
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def read_texts(path: Path, tokenizer: str = WORDS, max_length: int = MAX_LENGTH) -> TextData:
@@ -382,7 +385,7 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
         if sum(int(part.to_numpy().sum()) for part in lengths) > most:
             raise DataError("repeats its texts to more than 64 times its size")
         texts, labels = table["text"].to_pylist(), table["label"].to_numpy().astype(np.int64)
-        known = _names(file.schema_arrow.metadata or {})
+        known = _noted(file.schema_arrow.metadata or {})
     highest = int(labels.max(initial=-1))
     if known and len(known) > highest:
         return texts, labels, known
@@ -391,7 +394,7 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
     return texts, labels, tuple(map(str, range(highest + 1)))
 
 
-def _names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
+def _noted(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
     """The names of ``label``'s classes, as the hub notes them in a Parquet file."""
     try:
         said: Any = json.loads(metadata.get(b"huggingface", b"{}"))
@@ -439,7 +442,7 @@ def load_image_folder(
     places = [folder / train]
     if isinstance(test, str):
         places.append(folder / test)
-    elif not places[0].is_dir():
+    elif not (places[0].is_dir() and _names(places[0])):  # or that is a class
         places = [folder]
     for place in places:
         if not place.is_dir():
@@ -479,10 +482,15 @@ class Files:
 
 def _folders(place: Path) -> tuple[str, ...]:
     """The names of the classes. Raises DataError for fewer than two."""
-    names = sorted(each.name for each in place.iterdir() if _visible(each) and each.is_dir())
+    names = _names(place)
     if len(names) < 2:
         raise DataError(f"{place} holds {len(names)} folders: one folder of pictures a class")
     return tuple(names)
+
+
+def _names(place: Path) -> list[str]:
+    """Of the folders in ``place``, sorted."""
+    return sorted(each.name for each in place.iterdir() if visible(each, place) and each.is_dir())
 
 
 def _pictures_in(place: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
@@ -493,14 +501,17 @@ def _pictures_in(place: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]
     found = []
     for label, name in enumerate(classes):
         files = sorted((place / name).rglob("*"))
-        found += [(file, label) for file in files if _visible(file) and file.is_file()]
+        found += [(file, label) for file in files if visible(file, place) and file.is_file()]
     if not found:
         raise DataError(f"{place} holds no pictures in its class folders")
     return found
 
 
-def _visible(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name != "Thumbs.db"
+def visible(path: Path, folder: Path) -> bool:
+    """Whether neither ``path`` nor a folder of it below ``folder`` is one that systems hide, or
+    make beside the user's."""
+    parts = path.relative_to(folder).parts
+    return not any(part.startswith(".") or part in ("Thumbs.db", "__MACOSX") for part in parts)
 
 
 def _refuse_unreadable(files: list[Path]) -> None:

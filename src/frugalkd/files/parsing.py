@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ LARGEST_JSON = 1 << 26
 """Bytes of a JSON file."""
 
 _JOINERS = "\u200c\u200d"
+_NEGATIVE = re.compile(r"-[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 
 _SPARE = 48 << 20
 # The most that Python keeps for one of these characters of JSON, in bytes: an object, a list, an
@@ -96,9 +98,11 @@ def printable(said: object, instead: str = "?") -> str:
 
 def cell(said: object) -> str:
     """Text from elsewhere as a cell of a CSV file. Invisible characters are escaped as in Python;
-    an apostrophe keeps a spreadsheet from running a cell that begins like a formula."""
+    an apostrophe keeps a spreadsheet from running a cell that begins like a formula, and is no
+    negative number."""
     text = _replaced(said, lambda sign: sign.encode("unicode_escape").decode())
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    formula = text.startswith(("=", "+", "-", "@")) and not _NEGATIVE.fullmatch(text)
+    return f"'{text}" if formula else text
 
 
 def _replaced(said: object, by: Callable[[str], str]) -> str:

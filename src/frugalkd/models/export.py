@@ -153,6 +153,11 @@ def example_batch(loaded: Loaded, rows: int, tokens: int = 5) -> dict[str, Tenso
         shape = (rows, *loaded.preprocess.shape)
         pixels = torch.randint(256, shape, generator=stream, dtype=torch.uint8)
         return {"pixel_values": loaded.preprocess.normalise(pixels)}
+    if loaded.columns is not None:
+        raise ModelError(
+            "models of tables are not exported to this format: export it to safetensors, or call "
+            "torch.onnx.export on .model, whose inputs are those of .columns"
+        )
     if loaded.texts is None:
         raise ModelError(
             "this model was trained on a data set of your own, whose inputs model.json does not "

@@ -21,6 +21,7 @@ from frugalkd.experiments.runs.execute import distill
 from frugalkd.experiments.runs.from_recipe import make_data, make_teacher, refuse_other_data
 from frugalkd.experiments.runs.use import evaluate_run
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.models.export import example_batch
 from frugalkd.runtime.imports import Allowed
 
 pytest.importorskip("pyarrow", reason="needs the extra parquet")
@@ -330,3 +331,8 @@ def test_a_table_of_classes_is_one_class_a_sample(cli, path, folder, tmp_path):
 def test_the_shipped_recipe_is_valid():
     recipe = load_recipe("diamonds")
     assert recipe.student.objective.build().learns == "regression"
+
+
+def test_a_model_of_tables_says_what_is_not_exported(teacher):
+    with pytest.raises(ModelError, match="models of tables are not exported to this format"):
+        example_batch(load(teacher), 2)

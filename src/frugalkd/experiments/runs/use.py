@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from frugalkd.data import DATA, ImageData, Pictures, TextData, load_data
 from frugalkd.data.class_names import class_names, class_order, labels_by_name
 from frugalkd.data.images import ENDINGS, decoded, require_pillow
-from frugalkd.data.named import read_columns, read_lines
+from frugalkd.data.named import read_columns, read_lines, visible
 from frugalkd.data.probe import data_digest
 from frugalkd.data.samples import located
 from frugalkd.data.table import TableData, read_table, table_file, target_columns, whole_numbers
@@ -462,7 +462,9 @@ def _folder(
 ) -> tuple[Sequence[str], Labels, Read]:
     require_pillow()
     files = sorted(
-        file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in ENDINGS and visible(file, path) and file.is_file()
     )
     if not files:
         raise DataError(f"no pictures in {path} (known are {', '.join(ENDINGS)})")
