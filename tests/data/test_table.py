@@ -100,7 +100,7 @@ def test_large_class_names_are_kept_apart(tmp_path):
     assert made.classes == ("-1", "12345678", "12345679")
 
 
-def test_texts_that_look_like_numbers_stay_texts(tmp_path):
+def test_texts_of_digits_alone_stay_texts(tmp_path):
     file = tmp_path / "x.csv"
     file.write_text("code,y\n01,1\n02,2\nA,3\n01,4\n02,5\n")
     columns = table(file, target="y").columns
