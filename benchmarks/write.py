@@ -254,7 +254,8 @@ BY_FILE = {
         "fashion-mnist-controls", "fashion-mnist-case-a", "cifar10-precision", "fair-fashion-mnist",
         "fair-cifar10", "fair-banking77", "fair-rivals-cifar10", "fair-rivals-banking77",
         "efficientnet-cifar10", "hard-fashion-mnist-long", "hard-cifar10-long",
-        "hard-fashion-mnist-which", "hard-cifar10-mixup", "hard-efficientnet",
+        "hard-fashion-mnist-which", "hard-cifar10-complete", "hard-cifar10-mixup",
+        "hard-efficientnet",
         "outputs-packages",
     ),
     budgets_table: (

@@ -344,4 +344,11 @@ def remembers(ledger: Ledger, trained: Ids, probe: Ids) -> bool:
     if not (len(known) and len(judged)):
         return False
     seen, unseen = ledger.correct[judged].mean(), ledger.correct[known].mean()
-    return bool(seen - unseen > GAP + math.sqrt(unseen * (1 - unseen) / len(known)))
+    return bool(seen - unseen > largest_gap(unseen, len(known)))
+
+
+def largest_gap(unseen: float, probe: float) -> float:
+    """How much more often than on ``probe`` samples, of which it is right on the fraction
+    ``unseen``, a model may be right on those that it was trained on: :data:`GAP` and a standard
+    error."""
+    return GAP + math.sqrt(unseen * (1 - unseen) / probe)

@@ -229,10 +229,11 @@ def test_bounds():
 
 
 def test_a_fit_grows_as_a_power_of_the_size():
-    small, large = Fit(1000, 0.8, 0.08), Fit(4000, 0.4, 0.02)
+    small, large = Fit(1000, 0.8, 0.08, 0.5), Fit(4000, 0.4, 0.02, 0.9)
     whole = fit_of_all(large, small, 16_000)  # halved and quartered at each fourfold
-    assert (whole.rows, whole.failing, whole.gap) == pytest.approx((16_000, 0.2, 0.005))
-    rising = fit_of_all(Fit(4000, 0.4, 0.05), Fit(1000, 0.3, 0.01), 16_000)  # never above the large
+    assert whole == pytest.approx((16_000, 0.2, 0.005, 0.9))
+    few, many = Fit(1000, 0.3, 0.01, 0.8), Fit(4000, 0.4, 0.05, 0.8)
+    rising = fit_of_all(many, few, 16_000)  # never above the large
     assert (rising.failing, rising.gap) == pytest.approx((0.4, 0.05))
-    alone = fit_of_all(Fit(4000, 0.4, -0.01), None, 4000)
+    alone = fit_of_all(Fit(4000, 0.4, -0.01, 0.9), None, 4000)
     assert (alone.failing, alone.gap) == (0.4, 0)

@@ -130,11 +130,13 @@ class Curve:
 
 class Fit(NamedTuple):
     """What a training on all of ``rows`` samples comes to: the fraction that still fails the gate,
-    and how much more often the model is right on them than on samples that it was not given."""
+    and how much more often the model is right on them than on samples that it was not given, of
+    which it is right on the fraction ``unseen``."""
 
     rows: int
     failing: float
     gap: float
+    unseen: float
 
 
 def fit_of_all(large: Fit, small: Fit | None, rows: int) -> Fit:
@@ -147,7 +149,8 @@ def fit_of_all(large: Fit, small: Fit | None, rows: int) -> Fit:
         return many * (rows / large.rows) ** power
 
     few = small or large
-    return Fit(rows, grown(large.failing, few.failing), grown(large.gap, few.gap))
+    failing, gap = grown(large.failing, few.failing), grown(large.gap, few.gap)
+    return Fit(rows, failing, gap, large.unseen)
 
 
 def forecast(

@@ -122,7 +122,7 @@ class Trainee:
         ledger = self._train(part, 1, _Screening(**settings), model=trained).ledger
         seen, unseen = ledger.correct[~aside].mean(), ledger.correct[aside].mean()
         failing = (ledger["streak"][~aside] == 0).mean()
-        return Fit(int((~aside).sum()), float(failing), float(seen - unseen))
+        return Fit(int((~aside).sum()), float(failing), float(seen - unseen), float(unseen))
 
     def _train(
         self,

@@ -23,8 +23,8 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_data
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling, SelfRegulation
-from frugalkd.policies.modes import CEILING, MODES
-from frugalkd.policies.self_regulation import GAP, MOST_FAIL
+from frugalkd.policies.modes import CEILING, MODES, PROBE
+from frugalkd.policies.self_regulation import MOST_FAIL, largest_gap
 from frugalkd.runtime.devices import resolve_device, use_threads
 from frugalkd.selection.inputs import weights_of
 
@@ -260,7 +260,9 @@ class _Estimate:
         sizes = [rows] if rows == len(self.data) else [rows, max(4, rows // 4)]
         large, *small = (self.student.fit(part(each), epochs, gate) for each in sizes)
         whole = model.fit_of_all(large, small[0] if small else None, len(self.data))
-        found = {"epochs": epochs, "failing": whole.failing, "gap": whole.gap}
+        probe = (gate.probe or PROBE) * len(self.data)
+        limit = largest_gap(whole.unseen, probe)
+        found = {"epochs": epochs, "failing": whole.failing, "gap": whole.gap, "limit": limit}
         return found, rows < len(self.data) and large.failing > NO_INFORMATION
 
     def _teach(self, seconds: float) -> tuple[dict[str, Any], Share, float]:
@@ -378,11 +380,11 @@ def _verdict_at_cost(found: dict[str, float], silent: bool, longer: str) -> tupl
         "choose a larger cost, or mode vanilla at this one: fewer epochs on all samples, which is "
         "what the gate would come to"
     )
-    if gap > GAP:
+    if gap > found["limit"]:
         return False, (
             f"selection will not pay at this cost: {after}, and the model is right on unseen "
             f"samples {100 * gap:.1f} points less often than on its own, over the limit of "
-            f"{100 * GAP:.0f}: it remembers them; {instead}"
+            f"{100 * found['limit']:.1f}: it remembers them; {instead}"
         )
     if failing > MOST_FAIL:
         return False, (
