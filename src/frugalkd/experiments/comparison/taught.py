@@ -16,7 +16,7 @@ from frugalkd.experiments.recipes.load import import_paths
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import what_decides
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.from_recipe import data_digests, make_data
+from frugalkd.experiments.runs.from_recipe import known_data, make_data
 from frugalkd.experiments.runs.schema import section
 from frugalkd.files import StrPath
 from frugalkd.files.opening import Resolved, named
@@ -59,8 +59,8 @@ def given_teachers(recipe: Recipe, given: Given | None) -> dict[str, Resolved]:
     return found
 
 
-def check_given(folder: Path, recipe: Recipe) -> dict[str, str | None]:
-    """The digests of the ``recipe``'s data, on which the teacher in ``folder`` was trained. Its
+def check_given(folder: Path, recipe: Recipe) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """The ``known_data`` of the ``recipe``, on which the teacher in ``folder`` was trained. Its
     model is not built: the jobs do that, and refuse one that cannot be.
 
     Raises:
@@ -69,9 +69,9 @@ def check_given(folder: Path, recipe: Recipe) -> dict[str, str | None]:
         ImportRefused: it names code that the recipe does not.
     """
     run_data = make_data(recipe, None, recipe.seed)
-    digests, theirs = data_digests(run_data), read_results(folder).get("data") or {}
+    known, theirs = known_data(run_data), read_results(folder).get("data") or {}
     parts = {"train": "training data", "held_out": "held-out data"}
-    if other := [what for part, what in parts.items() if theirs.get(part) != digests[part]]:
+    if other := [what for part, what in parts.items() if theirs.get(part) != known[0][part]]:
         raise RunFolderError(
             f"the teacher in {folder} was trained with other {' and '.join(other)} than this "
             "comparison's: name one of the same data, or leave it out, and one is trained"
@@ -84,7 +84,7 @@ def check_given(folder: Path, recipe: Recipe) -> dict[str, str | None]:
     note_origin(stand_in, **{**known_from(card), **converted})
     match_classes(stand_in, class_names(run_data.train), match, f"the teacher in {folder}")
     LiveTeacher(stand_in).check(run_data.train)
-    return digests
+    return known
 
 
 def _refuse_other_settings(folder: Path, name: str, recipe: Recipe) -> None:

@@ -209,21 +209,25 @@ def data_digests(run_data: RunData) -> dict[str, str | None]:
     }
 
 
+def known_data(run_data: RunData) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """What :func:`refuse_other_data` compares: the digests, which are of what a model reads, and
+    the names and units that its card has, as ``classes`` and ``columns``."""
+    card = {"classes": class_names(run_data.train), **input_sizes_of(run_data.train)}
+    kept = {key: card[key] for key in ("classes", "columns") if card.get(key)}
+    return data_digests(run_data), json.loads(json.dumps(kept))
+
+
 def refuse_other_data(
     results: Mapping[str, Any], recipe: Recipe, folder: Path, known: dict[str, Any] | None = None
 ) -> None:
     """Refuse to use the finished run in ``folder`` again after the data of its ``recipe`` have
-    changed. ``known`` keeps digests by data section, where many runs are checked. Raises
+    changed. ``known`` keeps :func:`known_data` by data section, where many runs are checked. Raises
     RunFolderError."""
     known = {} if known is None else known
     if (section := recipe.data.model_dump_json()) not in known:
         known[section] = None
         try:
-            made = make_data(recipe, None, 0)
-            # Digests are of what a model reads, so that units and names come with its card.
-            sizes = {"classes": class_names(made.train), **input_sizes_of(made.train)}
-            kept = {key: sizes[key] for key in ("classes", "columns") if sizes.get(key)}
-            known[section] = data_digests(made), json.loads(json.dumps(kept))
+            known[section] = known_data(make_data(recipe, None, 0))
         except FrugalKDError as error:
             warnings.warn(
                 f"whether the data of {folder} have changed since that run is not checked: {error}",
