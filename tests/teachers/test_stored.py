@@ -13,11 +13,17 @@ from torch.utils.data import Dataset, TensorDataset
 
 from frugalkd import DataLoading, Sampling
 from frugalkd.data import Augmentation, ImageData
-from frugalkd.errors import TargetsError
+from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.objectives import KD
 from frugalkd.policies import SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import FillOptions, LiveTeacher, StoredTargets
+from frugalkd.teachers import (
+    FillOptions,
+    FirstVisitTargets,
+    LiveTeacher,
+    SeveralTeachers,
+    StoredTargets,
+)
 from frugalkd.teachers.encodings import Dense, Sampled, TopK
 from frugalkd.teachers.store import Header, Store, create_store
 from frugalkd.training.api import distill
@@ -321,3 +327,46 @@ def test_a_collate_fn_that_draws_is_not_stored(tmp_path):
     data = TensorDataset(torch.randn(20, 3), torch.arange(20) % 4)
     with pytest.raises(TargetsError, match="collate_fn makes another batch"):
         StoredTargets.fill(torch.nn.Linear(3, 4), data, tmp_path, collate_fn=noisy)
+
+
+class Ragged(Dataset):
+    """Samples of as many rows as their number says."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, id):
+        return torch.full((1 + id % 3, 3), float(id)), id % 4
+
+
+class RowMeans(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.head(x.mean(1))
+
+
+def test_samples_of_several_sizes_are_stored_one_by_one(tmp_path):
+    targets = StoredTargets.fill(RowMeans(), Ragged(), tmp_path, batch_size=1)
+    assert targets.queries == 10
+
+
+def test_first_visits_and_a_filling_share_a_store(tmp_path):
+    data, teacher = TensorDataset(torch.randn(20, 3), torch.arange(20) % 4), nn.Linear(3, 4)
+    with FirstVisitTargets(teacher, data, tmp_path / "a") as visited:
+        visited.fetch(np.arange(5), np.zeros(5, np.int64), [data.tensors[0][:5]])
+    assert StoredTargets.fill(teacher, data, tmp_path / "a").queries == 15
+    StoredTargets.fill(teacher, data, tmp_path / "b")
+    FirstVisitTargets(teacher, data, tmp_path / "b").close()
+
+
+def test_the_stores_of_several_teachers_are_compared(tmp_path):
+    data = TensorDataset(torch.randn(20, 3), torch.arange(20) % 4)
+    stores = [StoredTargets.fill(nn.Linear(3, 4), data, tmp_path / name) for name in "ab"]
+    with pytest.warns(FrugalKDWarning, match="other batches than this training's"):
+        Selection(
+            data, epochs=1, batch_size=4, targets=SeveralTeachers(stores),
+            loading=DataLoading(collate_fn=flipped),
+        )  # fmt: skip

@@ -38,7 +38,7 @@ from frugalkd.training import api
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.checkpoints import Checkpoints
 from frugalkd.training.settings import Checkpointing, Optimizer, Schedule, Training
-from frugalkd.training.trainer import ForwardFn, accelerator_for
+from frugalkd.training.trainer import ForwardFn, accelerator_for, fixed_parts
 from toys import (
     CLASSES,
     IdsAndViews,
@@ -1111,6 +1111,24 @@ def test_a_frozen_part_in_eval_mode_stays_in_it(mode):
     train_teacher(model, images(), training=Training(epochs=2, batch_size=8), device="cpu")
     changed = bool(model.backbone[1].num_batches_tracked)
     assert changed is (True in modes) is (mode == "train")
+
+
+def test_the_statistics_of_a_frozen_part_are_not_refreshed():
+    model = Frozen()
+    model.backbone.eval()
+    model.backbone[1].running_mean += 1
+    training = Training(epochs=1, batch_size=8, recalibrate_bn=16)
+    train_teacher(model, images(), training=training, device="cpu")
+    assert (model.backbone[1].running_mean == 1).all()
+
+
+def test_a_pretrained_model_in_eval_mode_is_trained():
+    """A pretrained model comes in eval mode: with adapters most of its parts are frozen."""
+    pretrained = nn.Sequential(Frozen(), nn.Dropout(), nn.Linear(4, 4)).eval()
+    assert fixed_parts(nn.Sequential(pretrained)) == []
+    backbone = Frozen()
+    backbone.backbone.eval()
+    assert fixed_parts(nn.Sequential(backbone)) == [backbone.backbone]
 
 
 @pytest.mark.parametrize(("epochs", "budget"), [(2.5, 1.0), (3, 1.0)])

@@ -103,15 +103,20 @@ def randomness(dataset: Any) -> bool:
 
 
 def batch_digests(dataset: Any, collate_fn: Collate | None = None) -> list[str] | None:
-    """Of each tensor in the batch that ``collate_fn`` (default: torch's) makes of up to 8 samples,
-    in view 0, sorted; None where it makes another one of the same samples: it draws."""
-    ids, found = np.array(_spaced(len(dataset), _RANDOM_SAMPLES)), []
-    with streams_restored(), open_source(dataset, collate_fn=collate_fn) as source:
-        for draw in range(2):
-            _seed(draw)
-            [batch] = source.batches([(ids, np.zeros_like(ids))])
-            parts = [b"".join(_leaves_of_array(each)) for each in _tensors(batch)]
-            found.append(sorted(hashlib.sha256(part).hexdigest()[:16] for part in parts))
+    """Of each tensor in the batches that ``collate_fn`` (default: torch's) makes of each of up to 8
+    samples, in view 0, sorted; None where it makes others of the same samples: it draws. Empty
+    where it makes none of one sample."""
+    rows, found = np.array(_spaced(len(dataset), _RANDOM_SAMPLES))[:, None], []
+    try:
+        with streams_restored(), open_source(dataset, collate_fn=collate_fn) as source:
+            for draw in range(2):
+                _seed(draw)
+                batches = source.batches([(ids, np.zeros_like(ids)) for ids in rows])
+                tensors = (each for batch in batches for each in _tensors(batch))
+                parts = (b"".join(_leaves_of_array(each)) for each in tensors)
+                found.append(sorted({hashlib.sha256(part).hexdigest()[:16] for part in parts}))
+    except DataError:
+        return []
     return found[0] if found[0] == found[1] else None
 
 

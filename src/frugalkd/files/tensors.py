@@ -20,7 +20,7 @@ from frugalkd.files.parsing import one_line
 _WEIGHTS, _TREE = "frugalkd-weights-crc32", "frugalkd-checkpoint"
 _ALIGNMENT = 64
 """Bytes, to which torch aligns on a CPU."""
-_TREE_SCHEMA = 3
+_TREE_SCHEMA = 4
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -59,7 +59,7 @@ from frugalkd.selection.inputs import (
 )
 from frugalkd.selection.observer import Context, Observer, SharedCounts
 from frugalkd.selection.rows import DataLoading, Position, Reader
-from frugalkd.teachers import StoredTargets, Targets
+from frugalkd.teachers import Targets
 
 REFERENCE = 4096
 """Samples of the pool, at most, that scores refer to (:mod:`frugalkd.outputs`): the mean of what is
@@ -189,7 +189,7 @@ class Selection:
             ledger[ASIDE][:] = used & aside
         if targets is not None:
             targets.check(dataset)
-            if isinstance(targets, StoredTargets):
+            if ranks.first:
                 targets.compare_batches(dataset, loading.collate_fn)
         self.targets, self.seed, self.meters = targets, seed, Meters()
         self.policy, self.ledger, self.ranks, self.weights = policy, ledger, ranks, weights
@@ -349,7 +349,7 @@ class Selection:
     def state_dict(self) -> dict[str, Any]:
         """The state from which a selection with the same arguments resumes. Call it before an
         epoch, after it, or between two batches, once the last one was observed. Every rank has to
-        call it at the same place, and gets the same state.
+        call it at the same place, and gets the same state but for the seconds of its meters.
 
         Raises:
             SelectionMisuse: the current batch was not observed, or a step is incomplete.
@@ -418,6 +418,7 @@ class Selection:
         self.ledger.reference = {name: part.numpy() for name, part in reference.items()}
         self._spent, self._screened = state["spent"], state["screened"]
         self.meters.restore(state["meters"])
+        self._context.counts.restart()
         self._under_way = state["under_way"]
 
     def _choice(self) -> dict[str, str]:

@@ -289,7 +289,7 @@ def fill(
     Raises UnsupportedData, TargetsError or SettingError where these are not known."""
     wanted = policy.needs_labels or getattr(policy, "label_noise", "off") == "auto"
     if wanted and reader.output.by_top_class and not sampling.label_free:
-        listed = reader.listed
+        listed = labels_of(dataset)
         if listed is not None:
             ledger.labels = listed.astype(np.int32)
         elif policy.needs_labels and ledger.labels is None:

@@ -28,10 +28,8 @@ from frugalkd.models.identity import identity, inference_mode, this_torch
 from frugalkd.models.origin import label_names, origin_of
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import PRECISIONS, autocast
+from frugalkd.teachers.store import BATCH
 from frugalkd.teachers.targets import Targets
-
-BATCH = "batch"
-"""In a store's header: digests of the tensors in a batch of some samples."""
 
 
 def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
@@ -104,7 +102,7 @@ class ModelTeacher(Targets):
                 "collate_fn makes another batch of the same samples each time: draw in the data "
                 "set's view(id, view), or use a live teacher"
             )
-        return {BATCH: " ".join(batch)}
+        return {BATCH: " ".join(batch)} if batch else {}
 
     @property
     def live_teachers(self) -> Mapping[str, ModelTeacher]:

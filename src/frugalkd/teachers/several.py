@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import split
+from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError, UnknownName
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
@@ -276,6 +277,10 @@ class SeveralTeachers(Targets):
     def check(self, dataset: Dataset) -> None:
         for each in self._each:
             each.check(dataset)
+
+    def compare_batches(self, dataset: Dataset, collate_fn: Collate | None) -> None:
+        for each in self._each:
+            each.compare_batches(dataset, collate_fn)
 
     def sync(self) -> None:
         for each in self._each:

@@ -35,6 +35,9 @@ from frugalkd.models.identity import TORCH, differences
 from frugalkd.policies.policy import Ids
 from frugalkd.teachers.encodings import Encoding, Format, Logits, make_encoding
 
+BATCH = "batch"
+"""In a header: digests of the tensors in batches of some samples."""
+
 FILE = "header.json"
 FORMAT, SCHEMA = "frugalkd-store", 2
 BLOCK = 256
@@ -104,6 +107,9 @@ class Header:
         """Raises TargetsError, naming what differs, unless this is the ``wanted`` header."""
         there, here = self.plain(), wanted.plain()
         about, other = there.pop("about"), here.pop("about")
+        if not (BATCH in about and BATCH in other):  # not known of what first visits store
+            for each in (about, other):
+                each.pop(BATCH, None)
         others = [
             f"{name} ({_short(there[name])} there, {_short(here[name])} here)"
             for name in there

@@ -36,8 +36,8 @@ from frugalkd.teachers.filling import (
     shape_of,
     shards_of,
 )
-from frugalkd.teachers.live import BATCH, LiveTeacher, ModelTeacher, describe
-from frugalkd.teachers.store import FILE, Store
+from frugalkd.teachers.live import LiveTeacher, ModelTeacher, describe
+from frugalkd.teachers.store import BATCH, FILE, Store
 from frugalkd.teachers.targets import Targets
 
 _CHUNK = 4096
@@ -210,11 +210,11 @@ class StoredTargets(_Kept):
         return torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0].numpy()
 
     def compare_batches(self, dataset: Dataset, collate_fn: Collate | None) -> None:
-        """A FrugalKDWarning where ``collate_fn`` makes other tensors of some samples than the
-        teacher saw; either batch may have more of them."""
         if BATCH not in self.about:
             return
         theirs, ours = set(self.about[BATCH].split()), batch_digests(dataset, collate_fn)
+        if ours == []:
+            return
         if ours is None or not (theirs <= set(ours) or theirs >= set(ours)):
             warnings.warn(
                 "the stored soft targets were made of other batches than this training's: fill the "

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import checked_logits
+from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError
 from frugalkd.models.features import Features, Shape
 from frugalkd.policies.policy import Ids
@@ -126,6 +127,12 @@ class Targets(ABC):
     def check(self, dataset: Dataset) -> None:  # noqa: B027, as sync
         """Refuse targets that belong to other data or another augmentation. Raises TargetsError,
         naming what differs."""
+
+    def compare_batches(  # noqa: B027, as sync
+        self, dataset: Dataset, collate_fn: Collate | None
+    ) -> None:
+        """A FrugalKDWarning where ``collate_fn`` makes other tensors of some samples than those
+        that the stored targets are of; either may make more of them."""
 
     def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
         """Flush what was stored so far to the disk."""

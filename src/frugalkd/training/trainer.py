@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,14 +45,15 @@ _DETACHED = (
 
 
 def fixed_parts(model: nn.Module) -> list[nn.Module]:
-    """The parts of a model in train mode that its user put into eval mode and does not train: no
-    training changes the statistics of BatchNorm in them."""
+    """The parts, within one in train mode, that the user put into eval mode and does not train:
+    they stay in it, so that epochs change no statistics of BatchNorm in them."""
 
     def is_fixed(part: nn.Module) -> bool:
         frozen = [not parameter.requires_grad for parameter in part.parameters()]
         return not part.training and bool(frozen) and all(frozen)
 
-    return [part for part in model.modules() if is_fixed(part)] if model.training else []
+    within = (part for whole in model.modules() if whole.training for part in whole.children())
+    return [part for part in within if is_fixed(part)]
 
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
@@ -144,8 +146,8 @@ class Trainer:
         self.averaged: list[tuple[EMA, nn.Module]] = []
         """The averages that the training ends with, and what each is of."""
         if training.ema is not None:
-            of = filter(None, (model, self.criterion.projection))
-            self.averaged = [(EMA(part, training.ema), part) for part in of]
+            of = (model, self.criterion.projection)
+            self.averaged = [(EMA(part, training.ema), part) for part in of if part is not None]
         teachers = {} if selection.targets is None else selection.targets.live_teachers
         own = [live for live in teachers.values() if isinstance(live, EMATeacher)]
         if any(live.student is not model for live in own):
@@ -167,8 +169,8 @@ class Trainer:
         fixed = fixed_parts(self.model)
         for epoch in self.selection:
             self.model.train()
-            for module in fixed:
-                module.eval()
+            for part in fixed:
+                part.eval()
             try:
                 for batch in epoch:
                     self.train_step(batch, epoch)
@@ -184,7 +186,7 @@ class Trainer:
             self._finish_epoch(epoch)
         for average, part in self.averaged:
             part.load_state_dict(average.model.state_dict())
-        self._recalibrate()
+        self._recalibrate(fixed)
         self._read_clock()
         self.model.eval()
         return self.history
@@ -286,8 +288,9 @@ class Trainer:
             with self.meters.phase("track"):
                 self.run.on_epoch_end(record)
 
-    def _recalibrate(self) -> None:
-        """Refresh BatchNorm statistics over a random part of the pool."""
+    def _recalibrate(self, fixed: Sequence[nn.Module]) -> None:
+        """Refresh BatchNorm statistics over a random part of the pool, but those of ``fixed``
+        parts."""
         selection, ranks = self.selection, self.ranks
         wanted, pool = self.training.recalibrate_bn, selection.pool
         if wanted == 0 or len(pool) < 2:
@@ -297,10 +300,14 @@ class Trainer:
         ids = pool[torch.randperm(len(pool), generator=stream)[: max(wanted, least)].numpy()]
         ids, stopped = ranks.share(np.resize(ids, max(len(ids), least))), False
         size = max(2, self.training.batch_size)
+        kept = [copy.deepcopy(part.state_dict()) for part in fixed]
 
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
             nonlocal stopped
+            for part, state in zip(fixed, kept, strict=True):  # update_bn has just reset them
+                part.load_state_dict(state)
+                part.eval()
             for rows in selection.reader.read(ids, size, join_last=True):
                 self.meters.student_forwards += len(rows.ids)
                 yield (rows.data,)
