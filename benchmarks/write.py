@@ -255,7 +255,7 @@ BY_FILE = {
         "fair-cifar10", "fair-banking77", "fair-rivals-cifar10", "fair-rivals-banking77",
         "efficientnet-cifar10", "hard-fashion-mnist-long", "hard-cifar10-long",
         "hard-fashion-mnist-which", "hard-cifar10-complete", "hard-cifar10-mixup",
-        "hard-efficientnet",
+        "hard-efficientnet", "hard-cifar10-60",
         "outputs-packages",
     ),
     budgets_table: (

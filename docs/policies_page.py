@@ -78,9 +78,10 @@ arguments. In Python: `Sampling(policy=HighestLoss(0.25))`. `ledger` has the col
 `confidence`, `last_epoch` and others ([API](api.md)), `pool` the ids that may be used, sorted, and
 `at` the epoch and its random draws. Of the base classes, `Ungated` has no gate; a `Policy` also
 says in `needs_training` which rows still fail it, and may screen (`Plan.screen`) and keep numbers
-of each sample (`columns`). With a setting `budget`, of full training over the same epochs, it can
-be an arm `mine@0.25`. A subclass of `SelfRegulation` may have a `student.cost`. Reading a recipe
-imports none of your code, and `--no-import` refuses such a recipe.
+of each sample (`columns`). A dataclass with a field `budget`, of full training over the same
+epochs, can be an arm `mine@0.25` where `path` names the class. A subclass of `SelfRegulation` may
+have a `student.cost`. Reading a recipe imports none of your code, and `--no-import` refuses such a
+recipe.
 """
 
 

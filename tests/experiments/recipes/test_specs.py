@@ -189,6 +189,8 @@ class Learns(Ungated):
     needs_labels = True
     def plan(self, ledger, pool, at):
         return Plan(pool)
+def made(share=0.5):
+    return First(share)
 def number():
     return 3
 """
@@ -221,13 +223,14 @@ def test_your_own_policy_trains(own, tmp_path):
 
 def test_your_own_policy_at_a_budget_and_at_a_cost(own, tmp_path):
     recipe = load_recipe("digits", FEW)
-    arms = {name.lower(): {"set": own(name)} for name in ("First", "Plain")}
+    arms = {name.lower(): {"set": own(name)} for name in ("First", "Plain", "made")}
     recipe = override(recipe, {"arms": arms})
     made = resolve_arms(recipe, ["first@0.25"])[0]
     assert asdict(made.recipe.student.chosen_policy)["budget"] == 0.25  # pyright: ignore
     assert "policy policies_" in made.about
-    with pytest.raises(RecipeError, match="cannot be made to spend a budget"):
-        resolve_arms(recipe, ["plain@0.25"])
+    for arm in ("plain@0.25", "made@0.25"):
+        with pytest.raises(RecipeError, match="cannot be made to spend a budget"):
+            resolve_arms(recipe, [arm])
     at_cost = override(recipe, {**own("Gate", confidence=0.8), "student.cost": 0.5})
     chosen = at_cost.student.chosen_policy
     assert isinstance(chosen, SelfRegulation)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from frugalkd.errors import RecipeError, UnknownName
+from frugalkd.errors import ModelError, RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Arm, ControlName, Recipe, StudentRole
 from frugalkd.policies import POLICIES, SelfRegulation
@@ -264,9 +265,12 @@ def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
     if student.policy is None:
         return {**_NO_COST, "student.regulation": settings}
     called = student.policy.called
-    own = {"path": called, "options": settings}
-    policy = own if student.policy.imports else {"name": called, **settings}
-    return {**_NO_COST, "student.policy": policy}
+    if not student.policy.imports:
+        return {**_NO_COST, "student.policy": {"name": called, **settings}}
+    own = {**_NO_COST, "student.policy": {"path": called, "options": settings}}
+    with suppress(ModelError):  # a function has options of its own
+        return own if override(recipe, own).student.chosen_policy == driven else None
+    return None
 
 
 def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
