@@ -201,9 +201,8 @@ class StoredTokens(_Tokens):
         super().__init__(corpus)
         self.store = Store(named(folder), kind=TokenHeader)
         self._adopt(self.store.header)
-        if (
-            corpus.draw[0] != 1
-        ):  # draws of rows are of a visit, whatever draw of the teacher it gets
+        # Draws of rows are of a visit, whatever draw of the teacher it gets.
+        if corpus.draw[0] != 1:
             self.views = None
         self._encoding = _of_tokens(self.store.header.encoding)
         if differences(self.about, {TOKENS: corpus.digest()}, str(folder)):
