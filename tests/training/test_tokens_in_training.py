@@ -68,8 +68,7 @@ def model(seed=2, layers=1) -> Any:
     return tiny_model(layers, 16, vocabulary=304, positions=64, seed=seed)
 
 
-@pytest.mark.parametrize("routed", [True, False])
-def test_a_loss_of_a_router_that_is_left_out_is_a_warning(corpus, routed):
+def mixture(routed: bool) -> Any:
     from transformers import MixtralConfig, MixtralForCausalLM
 
     config = MixtralConfig(
@@ -77,15 +76,28 @@ def test_a_loss_of_a_router_that_is_left_out_is_a_warning(corpus, routed):
         num_attention_heads=2, num_key_value_heads=1, num_local_experts=2,
         max_position_embeddings=64, output_router_logits=routed,
     )  # fmt: skip
+    return MixtralForCausalLM(config)
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_a_loss_of_a_router_that_is_left_out_is_a_warning(corpus, routed):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FrugalKDWarning)
-        train_teacher(
-            MixtralForCausalLM(config), corpus, training=Training(epochs=0.1, batch_size=2)
-        )
+        train_teacher(mixture(routed), corpus, training=Training(epochs=0.1, batch_size=2))
     said = [str(each.message) for each in caught if each.category is FrugalKDWarning]
     assert ["MixtralForCausalLM adds the loss of its router" in each for each in said] == (
         [True] * routed
     )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_rank_alone_warns_of_a_router(corpus, monkeypatch, rank):
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FrugalKDWarning)
+        TokenCriterion(KD(), mixture(True), corpus)
+    assert len(caught) == (rank == 0)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion, Learned
 from frugalkd.outputs.tokens import IGNORED
 from frugalkd.runtime.failures import blame
+from frugalkd.runtime.process import rank_and_world
 from frugalkd.selection import Batch
 from frugalkd.selection.checks import check_pair
 from frugalkd.teachers import Targets
@@ -36,7 +37,8 @@ class TokenCriterion(Criterion):
         corpus: whose blocks it is trained on.
         tokenizer: the student's own, where it is known.
 
-    A mixture of experts that adds a loss of its router is a FrugalKDWarning: it is left out.
+    A mixture of experts that adds a loss of its router is a FrugalKDWarning, on the first rank: it
+    is left out.
 
     Raises:
         ModelError: as :class:`CausalModel`, and its ``check``.
@@ -50,7 +52,8 @@ class TokenCriterion(Criterion):
         self.model.check(corpus, tokenizer)
         config: Any = getattr(model, "config", None)
         share = getattr(config, "router_aux_loss_coef", 0)
-        if share and getattr(config, "output_router_logits", False):
+        added = share and getattr(config, "output_router_logits", False)
+        if added and rank_and_world()[0] == 0:
             warnings.warn(
                 f"{type(model).__name__} adds the loss of its router (router_aux_loss_coef "
                 f"{share:g}) to its own, and {type(objective).__name__} takes the place of both, "
