@@ -210,6 +210,8 @@ def test_a_template_gets_tools_and_its_own_settings(tokenizer, template, tools):
     [
         {"seq_lengths": [4]}, {"position_ids": [0, 1, 2, 3]},
         {"position_ids": [1, 0, 1, 2], "attention_mask": [0, 1, 1, 1]},
+        {"position_ids": [0, 1, 2, 3], "attention_mask": [0, 0, 1, 1]},
+        {"position_ids": [2, 3, 4, 5]},
     ],
 )  # fmt: skip
 def test_positions_of_one_document_are_taken(tokenizer, columns):
@@ -236,6 +238,7 @@ UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
         ({"input_ids": [1, 2], "labels": [1]}, None, "one for each token"),
         ({"input_ids": [1, 2, 3], "seq_lengths": [2, 1]}, None, "by seq_lengths it holds several"),
         ({"input_ids": [1, 2, 3], "position_ids": [0, 1, 0]}, None, "by position_ids it holds sev"),
+        ({"input_ids": [1, 2, 3], "position_ids": [0, 1]}, None, r"position_ids int64 \(2,\)"),
         ({"messages": CHAT, "tools": "{"}, PLAIN, "its tools are not JSON"),
         ({"messages": CHAT, "chat_template_kwargs": "a"}, PLAIN, "chat_template_kwargs are a str"),
         ({"input_ids": [0.5, 2.0]}, None, "whole numbers are needed"),

@@ -36,7 +36,9 @@ _AT_ONCE = 256
 _STREAM = draws.stream("documents that are held out")
 FILES = (".txt", ".jsonl")
 _TABLES = (".parquet", ".arrow")
-_COLUMNS = ("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks")
+_COLUMNS = (
+    "input_ids", "labels", "position_ids", "attention_mask", "completion_mask", "assistant_masks"
+)  # fmt: skip
 _NOT_RULES = frozenset({
     "backend", "chat_template", "model_max_length", "padding_side", "truncation_side", "verbose",
 })  # fmt: skip
@@ -324,7 +326,7 @@ def _rules_of(tokenizer: Any) -> dict[str, Any]:
 def _tokenised(row: Row) -> Document:
     """Padding is left out; without ``labels`` masks decide what is learned."""
     given = [None if row.get(name) is None else np.asarray(row[name]) for name in _COLUMNS]
-    ids, labels, attended, *masks = given
+    ids, labels, positions, attended, *masks = given
     assert ids is not None, "there is a column input_ids"
     shaped = all(each is None or each.shape == ids.shape for each in given)
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not shaped:
@@ -338,11 +340,9 @@ def _tokenised(row: Row) -> Document:
     if attended is not None:
         ids, loss = ids[attended != 0], loss[attended != 0]
         labels = None if labels is None else labels[attended != 0]
-    positions, lengths = row.get("position_ids"), row.get("seq_lengths")
-    if positions is not None:
-        positions = np.asarray(positions)
-        positions = positions if attended is None else positions[attended != 0]
-    one = positions is None or np.array_equal(positions, np.arange(len(ids)))
+        positions = None if positions is None else positions[attended != 0]
+    lengths = row.get("seq_lengths")
+    one = positions is None or (np.diff(positions) == 1).all()
     if not one or (lengths is not None and len(lengths) > 1):
         raise DataError(
             f"by {'seq_lengths' if one else 'position_ids'} it holds several documents, which "
