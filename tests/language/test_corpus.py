@@ -190,6 +190,17 @@ def test_a_corpus_is_made_once(tmp_path, tokenizer, monkeypatch):
         made(tmp_path, tokens_of(3, 5), tokenizer)
 
 
+def test_prompts_by_other_rules_are_not_read(tmp_path, tokenizer, monkeypatch):
+    prompts, texts = [{"prompt": "To", "completion": " be"}], ["To be", "or not"]
+    with monkeypatch.context() as before:
+        before.setattr(corpus_module, "rendering_of", lambda source, rows: {})
+        made(tmp_path, prompts, tokenizer)
+        tokenize_corpus(texts, tokenizer, tmp_path / "texts")
+    with pytest.raises(DataError, match="holds tokens of another rendering: delete it, or name"):
+        made(tmp_path, prompts, tokenizer)
+    assert tokenize_corpus(texts, tokenizer, tmp_path / "texts").documents == 2
+
+
 def test_a_killed_tokenisation_starts_again(tmp_path, tokenizer, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(headers, "write_header", lambda *given: 1 / 0)

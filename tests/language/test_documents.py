@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ from frugalkd.language.documents import (
     Renderer,
     cut_text,
     read_rows,
+    rendering_of,
     tokenizer_digest,
 )
 from frugalkd.language.tiny import END, tiny_tokenizer
@@ -292,6 +294,22 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("row", "versioned"),
+    [
+        ({"text": 'the key "messages"'}, False), ({"input_ids": [1, 2]}, False),
+        ({"prompt": "a", "completion": "b"}, True), ({"messages": CHAT}, True),
+    ],
+)  # fmt: skip
+def test_prompts_and_conversations_have_a_version(tmp_path, row, versioned):
+    """Of the rules by which they become tokens, and other documents have none."""
+    table = Dataset.from_list([row])
+    table.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [{"text": "a"}, row])))
+    for source in ([{"text": "a"}, row], table, tmp_path / "a.parquet", tmp_path / "a.jsonl"):
+        assert ("rendering" in rendering_of(source, read_rows(source)[0])) == versioned
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("a.jsonl", b'{"text": "a"}\nnot json\n', "a.jsonl, line 2 is not JSON"),
@@ -341,6 +359,14 @@ def test_digests_name_what_differs(tokenizer):
     endless.pad_token = "a"
     found = tokenizer_digest(endless)
     assert {name for name in own if own[name] != found[name]} == {"tokenizer"}
+
+
+def test_digests_are_those_of_corpora_made_before(tokenizer):
+    known = sorted(tokenizer.get_vocab().items())
+    rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    said = json.dumps([known, json.dumps(rules), special])
+    assert tokenizer_digest(tokenizer)["tokenizer"] == hashlib.sha256(said.encode()).hexdigest()
 
 
 def test_settings_in_python_are_part_of_a_digest(tokenizer, tmp_path):

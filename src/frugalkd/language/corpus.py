@@ -29,7 +29,14 @@ from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import Resolved, list_folder, named, open_file, open_new
 from frugalkd.files.writing import make_folder, sweep, sync_folder, write_at, writing
-from frugalkd.language.documents import Document, Part, Renderer, read_rows, tokenizer_digest
+from frugalkd.language.documents import (
+    Document,
+    Part,
+    Renderer,
+    read_rows,
+    rendering_of,
+    tokenizer_digest,
+)
 from frugalkd.outputs.tokens import IGNORED
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
@@ -251,6 +258,7 @@ def tokenize_corpus(
     about = {
         "source": digest,
         **tokenizer_digest(tokenizer),
+        **rendering_of(source, rows),
         "blocks": f"{packing}, at most {length} tokens",
         "positions": f"{positions:g}",
     }

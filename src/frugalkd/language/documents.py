@@ -39,6 +39,10 @@ _TABLES = (".parquet", ".arrow")
 _COLUMNS = (
     "input_ids", "labels", "position_ids", "attention_mask", "completion_mask", "assistant_masks"
 )  # fmt: skip
+_RENDERING = "2"
+"""Counted up where prompts, completions or conversations become other tokens than before."""
+_KEYS = frozenset({"completion", "messages"})
+_RENDERED = re.compile(rb'"(completion|messages)"')
 _NOT_RULES = frozenset({
     "backend", "chat_template", "model_max_length", "padding_side", "truncation_side", "verbose",
 })  # fmt: skip
@@ -118,6 +122,23 @@ def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
         return rows_of_files(paths), digest
     (table,) = open_tables(os.fspath(source), None, None, [split])
     return table, data_digest(table)
+
+
+def rendering_of(source: Any, rows: Iterable[Any]) -> dict[str, str]:
+    """``rendering``: the version of the rules for prompts and conversations, where some of the
+    ``rows`` of ``source`` are such; else nothing. A table has the columns of its first row."""
+    paths = text_files(source) if isinstance(source, str | os.PathLike) else []
+    if paths:
+        found = any(_RENDERED.search(line) for path in paths for line in _lines(path))
+    else:
+        some = rows if isinstance(rows, Sequence) else islice(rows, 1)
+        found = any(isinstance(row, Mapping) and not _KEYS.isdisjoint(row) for row in some)
+    return {"rendering": _RENDERING} if found else {}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        yield from file if path.suffix == ".jsonl" else ()
 
 
 def _plain(value: Any) -> Any:
@@ -304,11 +325,10 @@ def tokenizer_digest(tokenizer: Any) -> dict[str, str]:
     if backend is not None:  # truncation and padding are those of the last call
         rules = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None})
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    split = [True] if getattr(tokenizer, "split_special_tokens", False) else []
     said = {
         "vocabulary": json.dumps(known),
-        "tokenizer": json.dumps(
-            [known, rules, special, bool(getattr(tokenizer, "split_special_tokens", False))]
-        ),
+        "tokenizer": json.dumps([known, rules, special, *split]),
         "chat template": str(getattr(tokenizer, "chat_template", None)),
     }
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in said.items()}
