@@ -48,3 +48,21 @@ def test_held_out_text_in_the_training_folder_is_refused(folder, path, test):
 def test_a_folder_in_a_folder_of_texts_is_not_read(folder):
     train, held_out = corpora(folder, "texts", "texts/more")
     assert (train.documents, held_out.documents) == (8, 4)
+
+
+@pytest.mark.parametrize("test", ["more/b.jsonl", "more"])
+def test_texts_in_a_folder_of_tables_are_not_read(folder, test):
+    path = folder / "rows"
+    (path / "more").mkdir(parents=True)
+    Dataset.from_list([{"text": "a"}, {"text": "the verse"}]).to_parquet(path / "a.parquet")
+    (path / "more/b.jsonl").write_text('{"text": "another one"}')
+    train, held_out = corpora(folder, str(path), f"rows/{test}")
+    assert (train.documents, held_out.documents) == (2, 1)
+
+
+def test_texts_beside_others_in_folders_may_be_read(folder):
+    for name in ("some", "more"):
+        (folder / "lines" / name).mkdir(parents=True)
+        (folder / "lines" / name / "a.jsonl").write_text('{"text": "one"}')
+    with pytest.raises(DataError, match="and some of its text is in"):
+        corpora(folder, str(folder / "lines"), "lines/more")

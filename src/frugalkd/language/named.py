@@ -88,9 +88,12 @@ def load_corpus(
 
 def _refuse_shared(test: str, path: str) -> None:
     """Raises DataError where some files of the held-out text at ``test`` are read to train on from
-    ``path``, too. Of a folder of tables any file may be."""
+    ``path``, too. Of a folder of tables any file of their kind may be."""
     held_out, trained = ({file.resolve() for file in text_files(each)} for each in (test, path))
     inside = not trained and Path(path).resolve() in Path(test).resolve().parents
+    if inside and held_out:
+        others = {file.suffix for file in Path(path).rglob("*") if file.resolve() not in held_out}
+        inside = not others.isdisjoint(file.suffix for file in held_out)
     if inside or (held_out != trained and held_out & trained):
         raise DataError(
             f"{test} is held out, and some of its text is in {path}, which is trained on: move it "
