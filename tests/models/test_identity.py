@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import runpy
 from functools import partial
 from typing import Any
@@ -233,12 +234,28 @@ def test_settings_of_transformers_are_part_of_it(config):
     assert build(nn.Sequential(one)) != build(nn.Sequential(other))
 
 
+def test_of_settings_of_parts_only_what_differs_is():
+    """Defaults of the installed version are not: a newer one may add to them."""
+    config = pytest.importorskip("transformers").CLIPConfig()
+    assert module._settings(config) == "{}"
+    config.text_config.hidden_act, config.vision_config.patch_size = "gelu", 16
+    assert json.loads(module._settings(config)) == {
+        "text_config": {"hidden_act": "gelu"}, "vision_config": {"patch_size": 16},
+    }  # fmt: skip
+
+
+def test_what_settings_have_no_more_is_part_of_it():
+    config = pytest.importorskip("transformers").LlamaConfig()
+    config.rope_parameters = {"rope_type": "default"}
+    assert json.loads(module._settings(config)) == {"rope_parameters": {"rope_theta": None}}
+
+
 def test_what_transformers_writes_into_settings_is_not(tmp_path):
     model = tiny()
     model.save_pretrained(tmp_path)
     read = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
     read.config.use_cache, read.config.id2label = False, {0: "a"}
-    read.config.problem_type = "regression"
+    read.config.problem_type, read.config.initializer_range = "regression", 0.5
     assert build(read) == build(model) == build(tiny())
 
 

@@ -38,8 +38,9 @@ _BOOKKEEPING = frozenset({*vars(nn.Module()), "name_or_path", "_is_hf_initialize
 """Attributes of torch's own, and transformers' notes on where weights came from."""
 _NOT_OUTPUTS = frozenset({
     "_attn_implementation", "_name_or_path", "architectures", "bos_token_id", "dtype",
-    "eos_token_id", "id2label", "label2id", "output_attentions", "output_hidden_states",
-    "problem_type", "return_dict", "torch_dtype", "transformers_version", "use_cache",
+    "eos_token_id", "id2label", "initializer_factor", "initializer_range", "label2id",
+    "output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype",
+    "transformers_version", "use_cache",
 })  # fmt: skip
 """Settings of transformers' configurations that decide no output, or that are recorded elsewhere;
 ``problem_type`` is written by a forward with labels."""
@@ -225,15 +226,27 @@ def _structure(model: nn.Module) -> Iterator[str]:
 
 
 def _settings(config: Any) -> str:
-    """What differs in a configuration of transformers from the defaults of its class, which a newer
-    version may add to."""
+    """What differs in a configuration of transformers, and in those of its parts, from the defaults
+    of its class, which a newer version may add to."""
     try:
-        defaults = type(config)().to_dict()
+        defaults = _decisive(type(config)().to_dict())
     except Exception:  # of a class that cannot do without arguments
         defaults = {}
-    own = _decisive(config.to_dict())
-    differing = {name: own[name] for name in own if own[name] != defaults.get(name, _NOT_OUTPUTS)}
+    differing = _differing(_decisive(config.to_dict()), defaults)
     return json.dumps(differing, sort_keys=True, default=str)
+
+
+def _differing(own: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The items of ``own`` that differ from ``defaults``, and of a dict in both those of its items
+    that do; None for what is in ``defaults`` alone."""
+    found = {}
+    for name, value in {**dict.fromkeys(defaults), **own}.items():
+        default = defaults.get(name, _NOT_OUTPUTS)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value, default = _differing(value, default), {}
+        if value != default:
+            found[name] = value
+    return found
 
 
 def _decisive(settings: dict[Any, Any]) -> dict[str, Any]:
