@@ -106,6 +106,18 @@ def test_columns_of_another_table_are_converted():
     assert torch.allclose(hook.rows(here.inputs(table)), wanted, atol=1e-6)
 
 
+def test_conversions_are_copied_to_a_device_once(monkeypatch):
+    here, there = Columns(columns(a=1.0, b=2.0)), Columns(columns(b=0.5, a=3.0))
+    hook, x = InputColumnsHook.between(here, there, "the teacher"), torch.rand(3, 2)
+    said, first = repr(hook), hook.rows(x)
+    assert hook.rows(x.double()).dtype == torch.float64
+    assert hook.rows(x.to("meta")).device.type == "meta"
+    monkeypatch.setattr(torch, "tensor", None)
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    assert torch.equal(hook.rows(x), first)
+    assert repr(hook) == said  # which is part of a model's identity
+
+
 @pytest.mark.parametrize(
     ("there", "says"),
     [

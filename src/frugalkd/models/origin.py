@@ -194,6 +194,10 @@ class InputColumnsHook:
     places: tuple[int, ...]
     scale: tuple[float, ...]
     shift: tuple[float, ...]
+    _made: dict[Any, tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """These as tensors, by device and dtype: a forward copies none to the device again."""
 
     @classmethod
     def between(cls, data: Columns, model: Columns, what: str) -> InputColumnsHook:
@@ -232,9 +236,12 @@ class InputColumnsHook:
         return self.rows(inputs[0]), *inputs[1:]
 
     def rows(self, x: Tensor) -> Tensor:
-        places = torch.tensor(self.places, device=x.device)
-        chosen = F.pad(x, (0, 1)).index_select(1, places)
-        return chosen * x.new_tensor(self.scale) + x.new_tensor(self.shift)
+        key = x.device, x.dtype
+        if key not in self._made:
+            places = torch.tensor(self.places, device=x.device)
+            self._made[key] = places, x.new_tensor(self.scale), x.new_tensor(self.shift)
+        places, scale, shift = self._made[key]
+        return F.pad(x, (0, 1)).index_select(1, places) * scale + shift
 
 
 OWN_HOOKS = InputTransformHook, InputColumnsHook, Reordered
