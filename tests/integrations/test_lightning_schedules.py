@@ -156,7 +156,20 @@ def test_a_cost_resumes_beyond_the_given_epochs(schedule, tmp_path):
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-@pytest.mark.parametrize("fault", ["cost", "batchnorm"])
+def test_a_budget_keeps_the_epochs_of_schedules_and_averaging(tmp_path):
+    """A first epoch of everything is half of the rows that the budget pays for."""
+    sampling = Sampling(regulation=SelfRegulation(0.99, budget=0.5, warmup=1))
+    module, averaging = Module(by_epoch), pl.callbacks.StochasticWeightAveraging(0.01)
+    fit(tmp_path, module, sampling=sampling)
+    rates = [(1 + math.cos(math.pi * epoch / EPOCHS)) / 2 for epoch in range(EPOCHS)]
+    assert list(dict.fromkeys(module.rates)) == pytest.approx(rates)
+    assert module.rates.count(1.0) == FULL / EPOCHS
+    trainer = fit(tmp_path, Module(), sampling=sampling, callbacks=[averaging])
+    assert trainer.current_epoch == EPOCHS
+    assert averaging.n_averaged == EPOCHS - averaging.swa_start
+
+
+@pytest.mark.parametrize("fault", ["cost", "gate", "batchnorm"])
 def test_averaging_by_epochs_is_refused_where_they_differ(fault, tmp_path):
     averaging = pl.callbacks.StochasticWeightAveraging(0.01)
     plain = fit(tmp_path, Module(), callbacks=[averaging])
@@ -164,9 +177,10 @@ def test_averaging_by_epochs_is_refused_where_they_differ(fault, tmp_path):
     assert averaging.n_averaged is not None
     net = torch.nn.Sequential(torch.nn.Linear(5, 2), torch.nn.BatchNorm1d(2))
     module = Module(net=net if fault == "batchnorm" else None)
+    limited = Sampling(policy=SelfRegulation(0.99, cost=0.5)) if fault == "gate" else None
     averaging = pl.callbacks.StochasticWeightAveraging(0.01)
     with pytest.raises(SelectionMisuse, match="StochasticWeightAveraging"):
-        fit(tmp_path, module, cost=0.5 if fault == "cost" else None, callbacks=[averaging])
+        fit(tmp_path, module, 0.5 if fault == "cost" else None, limited, callbacks=[averaging])
 
 
 @pytest.mark.parametrize("interval", [8, 10, 0.8])

@@ -34,7 +34,7 @@ from frugalkd.language.corpus import Corpus
 from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.outputs import OUTPUTS
-from frugalkd.policies import Sampling
+from frugalkd.policies import Sampling, SelfRegulation
 from frugalkd.runtime.settings import check_types
 from frugalkd.selection import Batch, DataLoading, Selection
 from frugalkd.selection.checks import labels_of
@@ -363,20 +363,20 @@ class FrugalCallback(Frugal, Callback):
             self._scheduled += 1
 
     @property
-    def _limited(self) -> bool:
-        """Whether the rows of the training are limited: its epochs and steps are then no measure of
-        its progress."""
-        selection = self._made()
-        rows = self.policy.planned_rows(len(selection.ledger), selection.epochs)
-        return self.sampling.cost is not None or bool(rows)
+    def _has_cost(self) -> bool:
+        """Whether the training has a cost, its gate's own too: the number of its epochs is then
+        not the given one. A budget keeps it."""
+        gate = self.policy
+        own = isinstance(gate, SelfRegulation) and gate.cost is not None
+        return own or self.sampling.cost is not None
 
     def _check_averaging(self, trainer: Any, module: Any) -> None:
         """Raises SelectionMisuse where StochasticWeightAveraging would not average, or would end
         the training, since it counts epochs."""
         kinds = {cls.__name__ for each in trainer.callbacks for cls in type(each).__mro__}
         batchnorm = any(isinstance(each, _BatchNorm) for each in module.modules())
-        if "StochasticWeightAveraging" in kinds and (self._limited or batchnorm):
-            what = "a cost" if self._limited else "an epoch that it adds for BatchNorm"
+        if "StochasticWeightAveraging" in kinds and (self._has_cost or batchnorm):
+            what = "a cost" if self._has_cost else "an epoch that it adds for BatchNorm"
             raise SelectionMisuse(
                 f"StochasticWeightAveraging goes by the number of epochs, which {what} changes: "
                 "use Lightning's EMAWeightAveraging, or average the weights in your module"
@@ -385,11 +385,13 @@ class FrugalCallback(Frugal, Callback):
     def _take_schedules(self, trainer: Any) -> None:
         """Have Lightning step no schedule whose steps it would count wrongly: :meth:`_follow`
         does."""
+        selection = self._made()
+        rows = self.policy.planned_rows(len(selection.ledger), selection.epochs)
         self._taken: list[tuple[Any, int]] = []  # with their frequencies
         for config in trainer.lr_scheduler_configs:
             every = config.frequency
-            by_batches = config.interval == "step" and every != 1
-            if (self._limited or by_batches) and not config.reduce_on_plateau:
+            by_batches = config.interval == "step" and (bool(rows) or every != 1)
+            if (self._has_cost or by_batches) and not config.reduce_on_plateau:
                 self._taken.append((config, every))
                 self._undo.append(functools.partial(setattr, config, "frequency", every))
                 config.frequency = sys.maxsize
