@@ -347,7 +347,8 @@ class FrugalMixin(Frugal, _Trainer):
             if lost and not each.own_forward:
                 raise SelectionMisuse(
                     f"the student does not take {few(sorted(lost))}, which the teacher reads and "
-                    "remove_unused_columns removes: pass the model as teacher=, or set it to False"
+                    "remove_unused_columns removes: pass the model as teacher=, or set "
+                    "remove_unused_columns=False"
                 )
         collator.signature_columns = [*collator.signature_columns, *sorted(self._teacher_columns)]
         return collator
