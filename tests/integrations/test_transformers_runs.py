@@ -13,6 +13,7 @@ import torch
 from frugalkd import All, Sampling, SelfRegulation
 from frugalkd.errors import FrugalKDWarning, SelectionMisuse
 from frugalkd.language import tiny_model, tiny_tokenizer, tokenize_corpus
+from frugalkd.policies.modes import HORIZON
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
@@ -133,7 +134,7 @@ def test_a_cost_below_a_quarter_and_above_one_follow_too(tmp_path):
 
 
 def test_fractions_of_steps_are_of_the_given_ones(tmp_path):
-    evaluated = {}
+    evaluated, most = {}, {}
     for cost, mode in ((None, "regulated"), (0.5, "regulated"), (0.5, "vanilla")):
         gate = None if mode == "vanilla" else NONE_IS_LEARNED
         trainer = made(
@@ -147,10 +148,11 @@ def test_fractions_of_steps_are_of_the_given_ones(tmp_path):
         assert logged == {
             step for step in evaluated[cost, mode] if step % min(evaluated[cost, mode]) == 0
         }
-        assert trainer.state.max_steps >= trainer.state.global_step
+        most[cost, mode] = trainer.state.max_steps
     assert evaluated[None, "regulated"] == [*range(4, 41, 4)]
     assert evaluated[0.5, "regulated"][:5] == [*range(4, 21, 4)]
     assert evaluated[0.5, "vanilla"] == [*range(2, 21, 2)]
+    assert list(most.values()) == [FULL, FULL // 2 * HORIZON, FULL // 2]
 
 
 @pytest.mark.parametrize("limit", ["num_train_epochs", "max_steps"])
@@ -168,6 +170,28 @@ def test_a_schedule_that_cannot_be_set_back_warns(tmp_path):
     trainer = made(tmp_path, cosine, 1.5)
     with pytest.warns(FrugalKDWarning, match="CosineAnnealingLR has no function of the step"):
         trainer.train()
+
+
+def test_a_schedule_by_calls_warns_where_steps_are_skipped(tmp_path):
+    class Counting:
+        """A schedule that is not one of torch's."""
+
+        def __init__(self, optimizer):
+            self.calls = 0
+
+        def step(self):
+            self.calls += 1
+
+        def get_last_lr(self):
+            return [RATE]
+
+    trainer = made(tmp_path, Counting, sampling=Sampling(policy=All()))
+    trainer.train()  # without a warning, which would be an error
+    assert trainer.lr_scheduler.calls == FULL
+    with pytest.warns(FrugalKDWarning, match="Counting is stepped once a step"):
+        made(tmp_path, Counting).train()
+    with pytest.warns(FrugalKDWarning, match="Counting is stepped once a step"):
+        made(tmp_path, Counting, 0.5, sampling=Sampling(mode="vanilla")).train()
 
 
 # Checkpoints.

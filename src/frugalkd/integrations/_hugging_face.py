@@ -35,6 +35,7 @@ from frugalkd.files.parsing import one_line
 from frugalkd.models.origin import origin_of
 from frugalkd.models.saved import CARD, Loaded, load
 from frugalkd.outputs import ONE_CLASS, Output
+from frugalkd.policies import All, Sampling
 
 
 def check_devices(
@@ -130,12 +131,14 @@ def _steps_of(scheduler: Any) -> int | None:
     return getattr(scheduler, "last_epoch", getattr(first, "last_epoch", None))
 
 
-def warn_of_schedule(scheduler: Any, cost: float | None) -> None:
+def warn_of_schedule(scheduler: Any, sampling: Sampling) -> None:
     """Warn of a schedule that cannot follow the training's progress."""
     if isinstance(scheduler, LambdaLR) or _by_metric(scheduler):
         return
-    kind, why = type(scheduler).__name__, None
+    kind, why, cost = type(scheduler).__name__, None, sampling.cost
     if _steps_of(scheduler) is None:
+        if cost is None and isinstance(sampling.chosen_policy, All):
+            return  # each step is one of full training
         why = f"{kind} is stepped once a step of the training, and fewer steps end it too early"
     elif cost is not None and cost > 1:
         why = (

@@ -804,7 +804,7 @@ class _Limits(transformers.TrainerCallback):
         """Fractions, such as ``eval_steps=0.1``, are of the steps as given, or of fewer."""
         given, state.max_steps = self._trainer._steps
         state.compute_steps(args, min(given, state.max_steps))
-        warn_of_schedule(self._trainer.lr_scheduler, self._trainer.sampling.cost)
+        warn_of_schedule(self._trainer.lr_scheduler, self._trainer.sampling)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         state.epoch = self._trainer.planned.epochs_done
