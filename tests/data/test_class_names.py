@@ -87,11 +87,19 @@ def test_labels_count_the_models_classes():
     assert labels_by_name(labels[:2], CAB[:2], ABC, "d").tolist() == [2, 0]  # some of them
     for same in ((ABC, ABC), ((), ABC), (ABC, ())):
         assert labels_by_name(labels, *same, "d") is labels
-    for other in (("a", "d"), tuple("abcd")):
+    assert labels_by_name(labels, tuple("bcad"), ABC, "d").tolist() == [1, 2, 0, 0]  # no row of d
+    for other in (("a", "d", "b"), tuple("abdc")):
         with pytest.raises(DataError, match=r"^d has other classes than the model"):
             labels_by_name(labels, other, ABC, "d")
     with pytest.raises(DataError):
         labels_by_name(labels, ABC, ("a", "a", "b", "c"), "d")
+
+
+@pytest.mark.parametrize("hidden", [-1, 3])
+def test_labels_outside_the_classes_have_no_name(hidden):
+    with pytest.raises(DataError, match=rf"^d has a label {hidden}, and its classes are 0 \.\. 2"):
+        labels_by_name(np.array([0, hidden]), CAB, ABC, "d")
+    assert not len(labels_by_name(np.array([], dtype=np.int64), CAB, ABC, "d"))
 
 
 def test_names_in_a_header_come_back():

@@ -336,10 +336,36 @@ def test_labels_of_splits_are_matched_by_their_names(tmp_path):
     assert splits.test.labels.tolist() == [[False, True], [False, False]]
 
 
+def test_a_class_without_a_row_in_the_test_part_may_be_new(tmp_path):
+    kinds = [datasets.ClassLabel(names=names) for names in (["a", "b"], ["new", "b", "a"])]
+    splits = two_splits(tmp_path / "one", (kinds[0], [0, 1]), (kinds[1], [1, 2]))
+    assert splits.test.labels.tolist() == [1, 0]
+    lists = [datasets.Sequence(kind) for kind in kinds]
+    splits = two_splits(tmp_path / "several", (lists[0], [[0], [1]]), (lists[1], [[1, 2], []]))
+    assert splits.test.labels.tolist() == [[True, True], [False, False]]
+    with pytest.raises(DataError, match="other classes than the training part"):
+        two_splits(tmp_path / "used", (lists[0], [[0], [1]]), (lists[1], [[1], [0]]))
+    with pytest.raises(DataError, match="label -1 of row 1 is none of those"):
+        two_splits(tmp_path / "hidden", (lists[0], [[0], [1]]), (lists[1], [[1], [-1]]))
+
+
+def test_lists_of_a_split_may_all_be_empty(tmp_path):
+    lists, empty = (datasets.Sequence(datasets.Value(kind)) for kind in ("int64", "null"))
+    splits = two_splits(tmp_path / "several", (lists, [[0], [1]]), (empty, [[], []]))
+    assert splits.test.labels.tolist() == [[False, False], [False, False]]
+    with pytest.raises(DataError, match="write both in the same way"):
+        two_splits(tmp_path / "one", (datasets.Value("int64"), [0, 1]), (empty, [[], []]))
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "says"),
     [
-        (datasets.ClassLabel(names=["a", "c"]), [0, 1], r"other classes than the training part"),
+        (
+            datasets.ClassLabel(names=["a", "c"]),
+            [0, 1],
+            r"other classes than the training part .*: give both splits the same classes$",
+        ),
+        (datasets.ClassLabel(names=["b", "a"]), [0, -1], "the test part has a label -1"),
         (datasets.Value("string"), ["0", "1"], "int64 in the training part and string in"),
         (datasets.Value("float32"), [0.5, 1], "int64 in the training part and float in"),
     ],

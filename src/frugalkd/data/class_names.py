@@ -95,19 +95,28 @@ def labels_by_name(
     of_model: Sequence[str],
     what: str,
     whose: str = "the model",
+    advice: str = "give data of the classes that it was trained on",
 ) -> NDArray[np.int64]:
     """``labels`` int64 (samples,) of the data ``what`` with the classes ``of_data``, as indices
-    into the classes ``of_model`` of ``whose``; unchanged where one side has no names. Raises
-    DataError."""
+    into the classes ``of_model`` of ``whose``; unchanged where one side has no names, or both the
+    same. Raises DataError for a label outside the data's classes, and, with ``advice``, for one
+    whose class ``whose`` does not have."""
     if not of_data or not of_model or tuple(of_data) == tuple(of_model):
         return labels
-    places = {name: place for place, name in enumerate(of_model)}
-    if len(places) < len(of_model) or any(name not in places for name in of_data):
+    outside = labels[(labels < 0) | (labels >= len(of_data))]
+    if len(outside):
         raise DataError(
-            f"{what} has other classes than {whose} ({_difference(of_model, of_data)}): give "
-            "data of the classes that it was trained on"
+            f"{what} has a label {outside[0]}, and its classes are 0 .. {len(of_data) - 1}: leave "
+            "out samples without a class"
         )
-    return np.array([places[name] for name in of_data], dtype=np.int64)[labels]
+    places = {name: place for place, name in enumerate(of_model)}
+    order = np.array([places.get(name, -1) for name in of_data], dtype=np.int64)
+    matched = order[labels]
+    if len(places) < len(of_model) or (matched < 0).any():
+        raise DataError(
+            f"{what} has other classes than {whose} ({_difference(of_model, of_data)}): {advice}"
+        )
+    return matched
 
 
 def names_text(names: Sequence[str]) -> str:

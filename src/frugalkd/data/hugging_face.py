@@ -32,7 +32,7 @@ _FILES = {
     ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet",
 }  # fmt: skip
 _LARGEST_CARD = 1 << 20
-_TEST_PART = ("the test part", "the training part")
+_TEST_PART = ("the test part", "the training part", "give both splits the same classes")
 
 
 def load_hugging_face(
@@ -153,7 +153,10 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
     if any(part.null_count for part in values):
         raise DataError(f"column {column!r} lacks some labels: leave those samples out")
     type_ = values[0].type
-    if len({_family(part.type) for part in values}) > 1:
+    families = {_family(part.type) for part in values}
+    if all(family.startswith("lists of ") for family in families):
+        families -= {"lists of null"}  # all of them empty
+    if len(families) > 1:
         raise DataError(
             f"column {column!r} is of type {type_} in the training part and {values[1].type} in "
             "the test part: write both in the same way"
@@ -213,8 +216,10 @@ def _several(
     for part, own in zip(parts, noted, strict=True):
         places = {label: place for place, label in enumerate(known)}
         if noted[0]:  # the labels are indices
-            order = labels_by_name(np.arange(len(own or known)), own, known, *_TEST_PART)
-            places = dict(enumerate(order.tolist()))
+            used = {label for row in part for label in row}.intersection(range(len(own or known)))
+            indices = np.array(sorted(used), dtype=np.int64)
+            order = labels_by_name(indices, own, known, *_TEST_PART)
+            places = dict(zip(indices.tolist(), order.tolist(), strict=True))
         labels = torch.zeros(len(part), len(known), dtype=torch.bool)
         for row, given in enumerate(part):
             for label in given:
