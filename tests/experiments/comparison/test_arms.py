@@ -101,13 +101,39 @@ def test_arms_and_teachers_are_measured_on_the_same_data(bare):
     recipe = override(bare, {"arms": {"mine": {"set": {"data.options.positions": 0.5}}}})
     with pytest.raises(RecipeError, match=r"arms\.mine\.set: data\.options\.positions cannot"):
         resolve_arms(recipe, ["mine"])
-    with pytest.raises(RecipeError, match=r"teachers\.other: data cannot differ"):
+    with pytest.raises(RecipeError, match=r"teachers\.other: data\.name cannot differ"):
         resolve_arms(
             override(bare, {"teachers": {"other": {"data": {"name": "mnist"}}}}), ["hybrid"]
         )
     arm = {"set": {"student.mode": "vanilla", "data.train_size": 50}}
     (found,) = resolve_arms(override(bare, {"arms": {"mine": arm}}), ["mine"])
     assert found.recipe.data.train_size == 50
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"data.noise.rate": 0.2},
+        {"data": {"name": "digits", "train_size": 50}},
+        {"data.name": "digits"},
+        {"data.options.in_memory": True},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_arms_may_set_data_that_leave_what_is_held_out(bare, setting):
+    recipe = override(bare, {"data": {"name": "digits", "noise": {"rate": 0.1}}})
+    arm = {"set": {"student.mode": "vanilla", **setting}}
+    (found,) = resolve_arms(override(recipe, {"arms": {"mine": arm}}), ["mine"])
+    assert found.recipe.data == override(recipe, setting).data
+
+
+def test_only_a_corpus_has_positions_that_arms_may_set(bare):
+    arm = {"set": {"data.options.positions": 0.5}}
+    recipe = override(load_recipe("tiny-lm"), {"arms": {"mine": arm}})
+    assert resolve_arms(recipe, ["mine"])
+    recipe = override(recipe, {"arms": {"mine": {"set": {"data.options.length": 8}}}})
+    with pytest.raises(RecipeError, match=r"mine\.set: data\.options\.length cannot"):
+        resolve_arms(recipe, ["mine"])
 
 
 def test_known_arms(tiny):

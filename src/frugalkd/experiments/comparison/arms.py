@@ -42,8 +42,8 @@ CONTROLS: dict[ControlName, Control] = {
 
 _NO_POLICY = {"student.policy": None, "student.weighting": None}
 _NO_COST = {"student.cost": None}
-_OF_TRAINING = ("data.train_size", "data.noise", "data.relabel", "data.exclude")
-"""What may differ between arms of their data: what changes the training part alone."""
+_OF_TRAINING = ("train_size", "noise", "relabel", "exclude", "options.in_memory")
+"""What may differ between arms of their data: what changes the training part alone, or no data."""
 
 _GATES: dict[str, dict[str, Any]] = {
     "ceiling": {"ceiling": 0.9},
@@ -208,14 +208,24 @@ def _resolve(
 
 def _refuse_held_out(where: str, settings: Settings, recipe: Recipe) -> None:
     """Raises RecipeError where ``settings`` can change the data that all arms are measured on."""
-    allowed = {*_OF_TRAINING, *(["data.options.positions"] if recipe.reads_corpus else [])}
-    other = [key for key in settings if key.split(".")[0] == "data" and key not in allowed]
-    if other:
+    of_data = {key: value for key, value in settings.items() if key.split(".")[0] == "data"}
+    own, data = _by_key(recipe), _by_key(override(recipe, of_data))
+    allowed = {*_OF_TRAINING, *(["options.positions"] if recipe.reads_corpus else [])}
+    differ = {key for key in own | data if own.get(key, ...) != data.get(key, ...)} - allowed
+    if differ:
+        named = ", ".join(f"data.{key}" for key in sorted(differ))
+        free = ", ".join(f"data.{key}" for key in sorted(allowed))
         raise RecipeError(
-            f"{where}: {', '.join(sorted(other))} cannot differ in a comparison, whose runs are "
-            f"measured on the same data ({', '.join(sorted(allowed))} can): make a recipe of it, "
-            "and compare by that"
+            f"{where}: {named} cannot differ in a comparison, whose runs are measured on the same "
+            f"data ({free} can): make a recipe of it, and compare by that"
         )
+
+
+def _by_key(recipe: Recipe) -> Settings:
+    """The settings of a recipe's data, those of its options with ``options.`` before them."""
+    data = recipe.data.model_dump(mode="json")
+    options = data.pop("options")
+    return data | {f"options.{key}": value for key, value in options.items()}
 
 
 def _definition(recipe: Recipe, name: str) -> Arm:
