@@ -28,11 +28,6 @@ Table = dict[str, NDArray[Any]]
 MOST_TEXTS = 256
 """Different texts of a column that becomes inputs, one for each."""
 _ENDINGS = (".csv", ".parquet", ".npz")
-_MISSING = {
-    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
-    *("N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"),
-}
-"""Texts that stand for no value: those that pyarrow reads as such in a column of numbers."""
 _EXACT = 2.0**53
 """Whole numbers are exact below this as float64."""
 
@@ -356,18 +351,17 @@ def _refuse_twice(names: Sequence[str]) -> None:
 
 
 def _texts(table: Table, name: str) -> NDArray[Any]:
-    """A column of texts. Raises DataError where it holds numbers, or one is missing."""
+    """A column of texts. Raises DataError where it holds numbers, or one is empty."""
     column = table[name]
     if column.dtype != object:
         raise DataError(
             f"column {name!r} holds numbers, as {column[0]:g}, and held texts in the training: "
             "read it as texts"
         )
-    missing = [row for row, text in enumerate(column) if text in _MISSING]
-    if missing:
-        said = f" ({column[missing[0]]})" if column[missing[0]] else ""
+    empty = [row for row, text in enumerate(column) if not text]
+    if empty:
         raise DataError(
-            f"column {name!r} has no value in row {missing[0]}{said}: fill it in, or leave it out"
+            f"column {name!r} has no value in row {empty[0]}: fill it in, or leave it out"
         )
     return column
 
