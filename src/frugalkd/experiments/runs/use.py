@@ -334,10 +334,8 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
             of_texts = [column.name for column in loaded.columns.columns if column.texts]
             table = read_table(file, texts=of_texts)
             names = [f"row {row}" for row in range(len(next(iter(table.values()), ())))]
-            label, several = (
-                str(loaded.card.get("label", "")),
-                loaded.output.name == "several-labels",
-            )
+            label = str(loaded.card.get("label", ""))
+            several = loaded.output.name == "several-labels"
             labels = target_columns(table, loaded.classes, label, several=several)
             return Predictions("rows", names, loaded.outputs(table), labels)
     by_class = loaded.output.by_top_class  # else the labels of these data are of another kind
