@@ -95,7 +95,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
     with pytest.raises(RunFolderError, match="not a checkpoint"):
         load_tree(path)
     for text in ("5", "[]", "{}", '{"tensor": "9"}', '{"dict": [1]}', "{", '{"list": 3}'):
-        meta = {"frugalkd-checkpoint": f'{{"schema": 3, "tree": {text}}}'}
+        meta = {"frugalkd-checkpoint": f'{{"schema": 4, "tree": {text}}}'}
         save_file({"0": torch.zeros(1)}, path, metadata=meta)
         with pytest.raises(RunFolderError, match="damaged"):
             load_tree(path)
@@ -121,10 +121,10 @@ def test_what_json_cannot_hold_is_an_error_at_once(tmp_path):
 
 def test_another_version_is_not_called_damaged(tmp_path):
     path = tmp_path / "c.safetensors"
-    for schema in (2, 4):
+    for schema in (3, 5):
         meta = {"frugalkd-checkpoint": json.dumps({"schema": schema, "tree": {}})}
         save_file({"0": torch.zeros(1)}, path, metadata=meta)
-        with pytest.raises(RunFolderError, match=r"of schema [24], .* this one reads schema 3"):
+        with pytest.raises(RunFolderError, match=r"of schema [35], .* this one reads schema 4"):
             load_tree(path)
 
 
