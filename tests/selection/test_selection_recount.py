@@ -161,7 +161,7 @@ class Recount:
             screened, forced, gated_now, planned = 0, set(), False, pool
             if isinstance(policy, RandomSubset):
                 draw = epoch if policy.redraw else 0
-                wanted = round(policy.fraction * len(pool))
+                wanted = max(1, round(policy.fraction * len(pool)))
                 ranked = sorted(pool, key=lambda i: self.key("random-subset", draw, i))
                 planned = ranked[:wanted]
             elif isinstance(policy, SelfRegulation):
@@ -340,6 +340,7 @@ ends = st.sampled_from([0, 0, 1, 2])
     rest=st.fixed_dictionaries(common),
 )
 @pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore:nothing was trained")
 def test_last_visit_agrees_with_a_recount(policy, rest):
     check(Case(policy, **rest))
 
@@ -352,6 +353,7 @@ def test_last_visit_agrees_with_a_recount(policy, rest):
     rest=st.fixed_dictionaries(common),
 )
 @pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore:nothing was trained")
 def test_now_agrees_with_a_recount(policy, rest):
     check(Case(policy, **rest))
 
@@ -365,6 +367,7 @@ def test_now_agrees_with_a_recount(policy, rest):
     rest=st.fixed_dictionaries(common),
 )
 @pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore:nothing was trained")
 def test_ungated_policies_agree_with_a_recount(policy, rest):
     check(Case(policy, **rest))
 
