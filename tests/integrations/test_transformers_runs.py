@@ -66,7 +66,7 @@ def made(
     return kind(
         model, transformers.TrainingArguments(str(folder), **given), train_dataset=rows(),
         eval_dataset=rows(4), data_collator=collate, cost=cost,
-        sampling=sampling or Sampling(regulation=NONE_IS_LEARNED), **own,
+        sampling=sampling or Sampling(regulation=NONE_IS_LEARNED), **own,  # pyright: ignore
     )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_fractions_of_steps_are_of_the_given_ones(tmp_path):
     for cost, mode in ((None, "regulated"), (0.5, "regulated"), (0.5, "vanilla")):
         gate = None if mode == "vanilla" else NONE_IS_LEARNED
         trainer = made(
-            tmp_path, cost=cost, sampling=Sampling(mode=mode, regulation=gate), logging_steps=0.1,
+            tmp_path, cost=cost, sampling=Sampling(mode=mode, regulation=gate), logging_steps=0.1,  # pyright: ignore
             eval_strategy="steps", eval_steps=0.1,
         )  # fmt: skip
         trainer.train()
@@ -158,7 +158,7 @@ def test_fractions_of_steps_are_of_the_given_ones(tmp_path):
 @pytest.mark.parametrize("limit", ["num_train_epochs", "max_steps"])
 def test_saved_arguments_have_the_given_limits(limit, tmp_path):
     given = {limit: EPOCHS if limit == "num_train_epochs" else FULL}
-    trainer = made(tmp_path, cost=0.5, save_strategy="steps", save_steps=9, **given)
+    trainer = made(tmp_path, cost=0.5, save_strategy="steps", save_steps=9, **given)  # pyright: ignore
     trainer.train()
     for folder in ("checkpoint-9", "checkpoint-18"):
         saved = torch.load(tmp_path / folder / "training_args.bin", weights_only=False)
@@ -187,7 +187,7 @@ def test_a_schedule_by_calls_warns_where_steps_are_skipped(tmp_path):
 
     trainer = made(tmp_path, Counting, sampling=Sampling(policy=All()))
     trainer.train()  # without a warning, which would be an error
-    assert trainer.lr_scheduler.calls == FULL
+    assert trainer.lr_scheduler.calls == FULL  # pyright: ignore
     with pytest.warns(FrugalKDWarning, match="Counting is stepped once a step"):
         made(tmp_path, Counting).train()
     with pytest.warns(FrugalKDWarning, match="Counting is stepped once a step"):
@@ -221,7 +221,7 @@ def test_every_checkpoint_resumes(how, tmp_path):
     assert all((path / "frugalkd.safetensors").is_file() for path in kept)
     again = made(tmp_path / "a", sampling=Sampling(policy=All()), num_train_epochs=2)
     again.train(str(kept[0]))
-    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)  # pyright: ignore
     assert all(torch.equal(*pair) for pair in pairs)
 
 
@@ -329,7 +329,7 @@ def test_a_loss_of_ones_own_gets_the_number_of_items(model, accumulation, tmp_pa
         made_by = {} if kind is Noting else {"sampling": Sampling(policy=All())}
         own = Kept() if model == "no loss kwargs" else bert()
         if model == "several labels":
-            own.config.problem_type = "multi_label_classification"
+            own.config.problem_type = "multi_label_classification"  # pyright: ignore
         numbers.clear()
         trainer = kind(
             own,
@@ -339,7 +339,7 @@ def test_a_loss_of_ones_own_gets_the_number_of_items(model, accumulation, tmp_pa
                 disable_tqdm=True, use_cpu=True,
             ),
             train_dataset=rows(), data_collator=several if model == "several labels" else collate,
-            **made_by,
+            **made_by,  # pyright: ignore
         )  # fmt: skip
         trainer.train()
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]

@@ -1116,7 +1116,7 @@ def test_a_frozen_part_in_eval_mode_stays_in_it(mode):
 def test_the_statistics_of_a_frozen_part_are_not_refreshed():
     model = Frozen()
     model.backbone.eval()
-    model.backbone[1].running_mean += 1
+    model.backbone[1].running_mean += 1  # pyright: ignore
     training = Training(epochs=1, batch_size=8, recalibrate_bn=16)
     train_teacher(model, images(), training=training, device="cpu")
     assert (model.backbone[1].running_mean == 1).all()

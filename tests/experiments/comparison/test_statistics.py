@@ -92,7 +92,7 @@ def test_a_significant_loss_is_no_gain():
     base = np.linspace(0.9, 0.91, 10)
     worse = base - np.linspace(0.02, 0.021, 10)
     for claim, said in (("better", ""), ("no worse", " by more than the margin")):
-        (found,) = claims(comparison(base=base, worse=worse), [Claim("worse", "base", claim)])
+        (found,) = claims(comparison(base=base, worse=worse), [Claim("worse", "base", claim)])  # pyright: ignore
         assert found["p"] < 0.001 if claim == "better" else found["p"] > 0.999
         assert not found["holds"]
         assert found["why"].split("; ")[0] == f"it is worse{said}"

@@ -162,9 +162,9 @@ def test_a_teacher_reads_a_table_as_in_its_training(recipe, teacher, folder):
     data = make_data(changed, Augmentation(), 0).train
     with pytest.warns(FrugalKDWarning, match="another part of a table, .*inputs are converted"):
         made = make_teacher(changed, teacher, data)
-    rows = [int(name.removeprefix("row ")) for name in data.names(range(len(data)))]
+    rows = [int(name.removeprefix("row ")) for name in data.names(range(len(data)))]  # pyright: ignore
     table = {key: value[rows] for key, value in read_table(folder / "homes.csv").items()}
-    found = made(data.features).detach().numpy()
+    found = made(data.features).detach().numpy()  # pyright: ignore
     assert found == pytest.approx(load(teacher).outputs(table), abs=1e-5)
 
 
