@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import sys
@@ -300,13 +299,14 @@ class Trainer:
         ids = pool[torch.randperm(len(pool), generator=stream)[: max(wanted, least)].numpy()]
         ids, stopped = ranks.share(np.resize(ids, max(len(ids), least))), False
         size = max(2, self.training.batch_size)
-        kept = [copy.deepcopy(part.state_dict()) for part in fixed]
+        kept = [(buffer, buffer.clone()) for part in fixed for buffer in part.buffers()]
 
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
             nonlocal stopped
-            for part, state in zip(fixed, kept, strict=True):  # update_bn has just reset them
-                part.load_state_dict(state)
+            for buffer, value in kept:  # update_bn has just reset them
+                buffer.copy_(value)
+            for part in fixed:
                 part.eval()
             for rows in selection.reader.read(ids, size, join_last=True):
                 self.meters.student_forwards += len(rows.ids)
